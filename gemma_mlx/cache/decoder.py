@@ -1,0 +1,125 @@
+"""The caches of all layers of a decoder, moved together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+from jaxtyping import Int
+
+from gemma_mlx.cache.kv import KVCache
+from gemma_mlx.cache.none import NoCache
+from gemma_mlx.cache.sliding import SlidingCache
+from gemma_mlx.spec import DecoderSpec
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is needed to return to `offset`: for each layer the rows that later tokens destroy."""
+
+    offset: int
+    rows: tuple[tuple[mx.array, ...], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory it holds."""
+        return sum(array.nbytes for rows in self.rows for array in rows)
+
+
+class DecoderCache:
+    """One cache per layer: growing where the layer sees everything, sliding where it has a window.
+
+    Attributes:
+        layers: in the order of the decoder's layers.
+        padding: [B] columns of padding on the left of each row; None where no row has any.
+    """
+
+    def __init__(
+        self, layers: Sequence[KVCache | SlidingCache | NoCache], windows: Sequence[int | None], padding: mx.array | None
+    ) -> None:
+        self.layers = tuple(layers)
+        self.padding = padding
+        self._first = {window: layer for window, layer in zip(reversed(windows), reversed(self.layers), strict=True)}
+
+    @classmethod
+    def empty(cls, spec: DecoderSpec, padding: Int[mx.array, " B"] | None = None) -> DecoderCache:
+        """A cache that has read nothing."""
+        layers = [KVCache() if window is None else SlidingCache(window) for window in spec.windows]
+        return cls(layers, spec.windows, padding)
+
+    @classmethod
+    def none(cls, spec: DecoderSpec, padding: Int[mx.array, " B"] | None = None) -> DecoderCache:
+        """Stands in for a cache in a pass that keeps nothing."""
+        return cls([NoCache()] * len(spec.layers), spec.windows, padding)
+
+    @property
+    def offset(self) -> int:
+        """Tokens read, which is the position of the next one."""
+        return self.layers[0].offset
+
+    def keys(self, window: int | None, queries: int) -> int:
+        """S of the layers with this window when `queries` are added."""
+        return self._first[window].visible(queries)
+
+    def _stateful(self) -> tuple[KVCache | SlidingCache, ...]:
+        return tuple(layer for layer in self.layers if not isinstance(layer, NoCache))
+
+    def can_rollback(self, tokens: int) -> bool:
+        """Whether every layer can forget its last `tokens` rows."""
+        return all(layer.can_rollback(tokens) for layer in self._stateful())
+
+    def rollback(self, tokens: int) -> None:
+        """Forgets the last `tokens` tokens.
+
+        Raises:
+            CacheError: a window has moved on too far; nothing is changed then.
+        """
+        layers = self._stateful()
+        for layer in layers:
+            if not layer.can_rollback(tokens):
+                layer.rollback(tokens)  # raises, and names the window
+        for layer in layers:
+            layer.rollback(tokens)
+
+    def snapshot(self) -> Snapshot:
+        """Remembers this position; costs a copy of the windows."""
+        snapshot = Snapshot(self.offset, tuple(layer.snapshot() for layer in self._stateful()))
+        mx.eval([array for rows in snapshot.rows for array in rows])
+        return snapshot
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Returns to a position remembered before, and not rewritten since."""
+        for layer, rows in zip(self._stateful(), snapshot.rows, strict=True):
+            layer.restore(snapshot.offset, rows)
+
+    def arrays(self) -> list[mx.array]:
+        """Everything held, for evaluation."""
+        return [array for layer in self._stateful() for array in layer.arrays()]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return sum(array.nbytes for array in self.arrays())
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all layers have read the same tokens; not so after an exception in the middle of a pass."""
+        return len({layer.offset for layer in self.layers}) == 1
+
+    def row_names(self) -> list[tuple[str, str]]:
+        """The names under which `rows` holds each layer's keys and values."""
+        return [(f"{index}.keys", f"{index}.values") for index in range(len(self.layers))]
+
+    def rows(self) -> dict[str, mx.array]:
+        """What must be saved to go on from here, by name."""
+        return {
+            name: array
+            for names, layer in zip(self.row_names(), self._stateful(), strict=True)
+            for name, array in zip(names, layer.rows(), strict=False)
+        }
+
+    def load(self, offset: int, rows: Mapping[str, mx.array]) -> None:
+        """The opposite of `rows`; with offset 0, an empty cache."""
+        for names, layer in zip(self.row_names(), self._stateful(), strict=True):
+            layer.load(offset, tuple(rows[name] for name in names) if offset else ())

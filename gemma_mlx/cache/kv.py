@@ -1,0 +1,75 @@
+"""Keys and values that grow with the text."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import mlx.core as mx
+from jaxtyping import Float
+
+from gemma_mlx.errors import CacheError
+
+STEP: Final = 256
+
+
+class KVCache:
+    """All keys and values read so far. Space is taken `STEP` rows at a time."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self._keys: mx.array | None = None  # [B K C D], of which the first `offset` rows are filled
+        self._values: mx.array | None = None
+
+    def visible(self, queries: int) -> int:
+        """S, the keys that `update` returns when `queries` are added."""
+        return self.offset + queries
+
+    def update(
+        self, keys: Float[mx.array, "B K L D"], values: Float[mx.array, "B K L D"]
+    ) -> tuple[Float[mx.array, "B K S D"], Float[mx.array, "B K S D"]]:
+        """Appends L rows and returns all of them."""
+        start, self.offset = self.offset, self.offset + keys.shape[2]
+        self._keys = _written(self._keys, keys, start)
+        self._values = _written(self._values, values, start)
+        return self._keys[:, :, : self.offset], self._values[:, :, : self.offset]
+
+    def can_rollback(self, tokens: int) -> bool:
+        """Whether the last `tokens` rows can be forgotten."""
+        return tokens <= self.offset
+
+    def rollback(self, tokens: int) -> None:
+        """Forgets the last `tokens` rows."""
+        if not self.can_rollback(tokens):
+            raise CacheError(f"The cache holds {self.offset} tokens; {tokens} cannot be taken back.")
+        self.offset -= tokens
+
+    def snapshot(self) -> tuple[mx.array, ...]:
+        """Rows that a later update would destroy: none, since rows before a position are never written again."""
+        return ()
+
+    def restore(self, offset: int, rows: tuple[mx.array, ...]) -> None:
+        """Goes back to `offset`, where `snapshot` returned `rows`."""
+        self.rollback(self.offset - offset)
+
+    def arrays(self) -> tuple[mx.array, ...]:
+        """What the cache holds, for evaluation."""
+        return () if self._keys is None or self._values is None else (self._keys, self._values)
+
+    def rows(self) -> tuple[mx.array, ...]:
+        """The filled rows only, for saving."""
+        return tuple(array[:, :, : self.offset] for array in self.arrays())
+
+    def load(self, offset: int, rows: tuple[mx.array, ...]) -> None:
+        """The opposite of `rows`."""
+        self.offset = offset
+        self._keys, self._values = rows or (None, None)
+
+
+def _written(buffer: mx.array | None, rows: mx.array, start: int) -> mx.array:
+    """`buffer` with `rows` [B K L D] from row `start` on; longer where they do not fit."""
+    B, K, L, D = rows.shape
+    if buffer is not None and start + L <= buffer.shape[2]:
+        buffer[:, :, start : start + L] = rows
+        return buffer
+    spare = mx.zeros((B, K, -(start + L) % STEP, D), rows.dtype)
+    return mx.concatenate([rows, spare] if buffer is None else [buffer[:, :, :start], rows, spare], axis=2)

@@ -1,0 +1,144 @@
+"""What the cache has read, and how to go back to any turn of a conversation without reading it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Final
+
+import mlx.core as mx
+from jaxtyping import Float
+
+from gemma_mlx.cache.decoder import DecoderCache, Snapshot
+from gemma_mlx.errors import CacheError
+
+SNAPSHOT_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A position to return to; with logits, one where an answer may begin without reading anything."""
+
+    snapshot: Snapshot
+    logits: mx.array | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.snapshot.nbytes + (0 if self.logits is None else self.logits.nbytes)
+
+
+class PromptCache:
+    """A decoder's cache together with the tokens in it.
+
+    Layers with a window cannot go back further than their rows reach. Positions worth returning to (before a message,
+    before an answer) are therefore marked, and their windows copied: a second turn, an edited message or another answer
+    then reads only what is new, also long after the window has moved on.
+
+    Args:
+        cache: an empty cache of the model.
+        snapshot_bytes: memory for marks. The oldest go first; the last two always stay.
+    """
+
+    def __init__(self, cache: DecoderCache, snapshot_bytes: int = SNAPSHOT_BYTES) -> None:
+        self.cache = cache
+        self.tokens: list[int] = []
+        self._marks: list[_Mark] = []
+        self._snapshot_bytes = snapshot_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held by the cache and by the marks."""
+        return self.cache.nbytes + sum(mark.nbytes for mark in self._marks)
+
+    def reuse(self, tokens: Sequence[int]) -> tuple[int, Float[mx.array, "1 V"] | None]:
+        """Goes back to the longest prefix of `tokens` that needs no reading.
+
+        Returns:
+            The tokens that need not be read, and the logits behind them where all of `tokens` were read before.
+            Without logits at least the last token is left to read.
+        """
+        self._settle()
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, tokens, strict=False)))
+        whole = next((m for m in self._marks if m.snapshot.offset == len(tokens) and m.logits is not None), None)
+        if common == len(tokens) and whole is None:
+            common -= 1
+        back = len(self.tokens) - common
+        if self.cache.can_rollback(back):
+            self.cache.rollback(back)
+        else:
+            self._restore(common)
+        reused = self.cache.offset
+        del self.tokens[reused:]
+        self._marks = [mark for mark in self._marks if mark.snapshot.offset <= reused]
+        return reused, whole.logits if whole is not None and reused == len(tokens) else None
+
+    def _settle(self) -> None:
+        """Drops rows of tokens that were being read when an exception ended it."""
+        if not self.cache.is_even or not self.cache.can_rollback(self.cache.offset - len(self.tokens)):
+            self._restore(0)
+            self.tokens = []
+            self._marks = []
+        else:
+            self.cache.rollback(self.cache.offset - len(self.tokens))
+
+    def _restore(self, limit: int) -> None:
+        """Returns to the last mark at or before `limit`, or to the beginning."""
+        best = max((m.snapshot for m in self._marks if m.snapshot.offset <= limit), key=lambda s: s.offset, default=None)
+        if best is None:
+            self.cache.load(0, {})
+        else:
+            self.cache.restore(best)
+
+    def mark(self, logits: Float[mx.array, "1 V"] | None = None) -> None:
+        """Remembers the present position, with the logits behind it where they are known."""
+        self._marks = [mark for mark in self._marks if mark.snapshot.offset != self.cache.offset]
+        self._marks.append(_Mark(self.cache.snapshot(), logits))
+        while len(self._marks) > 2 and sum(mark.nbytes for mark in self._marks) > self._snapshot_bytes:
+            del self._marks[0]
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.cache.load(0, {})
+        self.tokens = []
+        self._marks = []
+
+    def save(self, path: Path, model: str) -> None:
+        """Writes the tokens and the rows needed to go on, as safetensors.
+
+        Args:
+            path: the file, replaced in one step.
+            model: what the rows belong to; `restore` demands the same.
+        """
+        self._settle()
+        part = path.with_name(path.name + ".part.safetensors")
+        metadata = {"format": "gemma-mlx prompt cache 1", "model": model, "tokens": json.dumps(self.tokens)}
+        # An empty cache has no rows; a file needs one tensor.
+        mx.save_safetensors(str(part), self.cache.rows() or {"empty": mx.zeros((1,))}, metadata)
+        part.replace(path)
+
+    def restore(self, path: Path, model: str) -> None:
+        """Reads what `save` wrote.
+
+        Raises:
+            CacheError: the file is damaged, or belongs to another model.
+        """
+        try:
+            rows, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+            tokens = json.loads(metadata["tokens"])
+            mx.eval(rows)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise CacheError(f"{path} is no saved cache, or is damaged: {error}", "Save the conversation again.") from error
+        if metadata.get("model") != model:
+            raise CacheError(
+                f"{path} was saved with {metadata.get('model')!r}, and this is {model!r}.",
+                "Load the model it was saved with, or start a new conversation.",
+            )
+        missing = {name for names in self.cache.row_names() for name in names} - rows.keys() if tokens else set()
+        if missing:
+            raise CacheError(f"{path} lacks the rows {min(missing)!r}.", "Save the conversation again.")
+        self.clear()
+        self.cache.load(len(tokens), rows)
+        self.tokens = tokens

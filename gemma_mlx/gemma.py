@@ -1,0 +1,131 @@
+"""A loaded model: ids in, logits or ids out. Text and conversations come with its processor and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Int
+
+from gemma_mlx.cache.decoder import DecoderCache
+from gemma_mlx.cache.prefix import PromptCache
+from gemma_mlx.errors import InputError
+from gemma_mlx.generate.events import Token
+from gemma_mlx.generate.loop import generate
+from gemma_mlx.generate.sampling import Options
+from gemma_mlx.processor import Processor
+from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.weights import hub
+from gemma_mlx.weights.load import Loaded, materialize
+from gemma_mlx.weights.load import load as load_weights
+
+if TYPE_CHECKING:
+    from gemma_mlx.session import Session
+
+Tokens = Sequence[int] | Sequence[Sequence[int]] | mx.array | np.ndarray[Any, Any]
+
+
+def load(
+    name: str | Path, dtype: mx.Dtype | None = None, *, on_progress: Callable[[str, int, int], None] | None = None
+) -> Gemma:
+    """Opens any checkpoint of an architecture this version runs.
+
+    Args:
+        name: a folder, "demo" for the model in the box, or a Hugging Face repository id.
+        dtype: what to compute in; bfloat16 on a GPU and float32 on the CPU where None.
+        on_progress: called with (what, bytes done, bytes in all) while the weights are read at once. Without it they
+            are read when they are first used.
+
+    Raises:
+        ModelNotFoundError, CheckpointError, UnsupportedModelError: as their names say, before memory is spent.
+    """
+    folder = hub.resolve(str(name))
+    gemma = Gemma(str(name), folder, load_weights(folder, dtype=dtype))
+    if on_progress is not None:
+        materialize(gemma.model, on_progress)
+    return gemma
+
+
+class Gemma:
+    """A model and where it came from.
+
+    Attributes:
+        name: what it was asked for as.
+        folder: where its files are.
+        model: the network; lazy until used.
+        checkpoint: names, sizes and quantization of what is on the disk.
+    """
+
+    def __init__(self, name: str, folder: Path, loaded: Loaded) -> None:
+        self.name = name
+        self.folder = folder
+        self.model = loaded.model
+        self.checkpoint = loaded.checkpoint
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """Every number of the network."""
+        return self.model.spec
+
+    @cached_property
+    def processor(self) -> Processor:
+        """Text and conversations -> ids.
+
+        Raises:
+            TokenizerError: the checkpoint has no tokenizer that can be read.
+        """
+        return Processor(self.folder)
+
+    def logits(self, tokens: Tokens, *, padding: Sequence[int] | None = None) -> Float[mx.array, "B L vocab"]:
+        """The logits of whole sequences, without a cache: for perplexity, KL and parity.
+
+        Args:
+            tokens: [B L] ids, or [L] for one sequence.
+            padding: columns of padding on the left of each row, where rows have unequal lengths.
+
+        Returns:
+            float32; rows of padding are meaningless.
+
+        Raises:
+            InputError: no tokens, or an id outside the vocabulary.
+        """
+        ids = self._checked(tokens)
+        cache = None if padding is None else DecoderCache.none(self.spec, mx.array(list(padding)))
+        return self.model(self.model.embed(ids), cache).astype(mx.float32)
+
+    def generate(self, tokens: Tokens, **options: Any) -> list[int]:
+        """Continues a sequence of ids and returns the new ones; greedy unless asked otherwise.
+
+        Args:
+            tokens: [L] ids, `<bos>` included; no tokenizer takes part.
+            options: fields of `Options`, by default temperature=0 and max_tokens=64; `stop_ids` ends the text.
+        """
+        stop_ids = frozenset(options.pop("stop_ids", ()))
+        prompt = self._checked(tokens)
+        if prompt.shape[0] != 1:
+            raise InputError(f"generate continues one sequence, and was given {prompt.shape[0]}.")
+        chosen = Options(**{"temperature": 0.0, "max_tokens": 64} | options)
+        cache = PromptCache(self.model.make_cache())
+        ids: list[int] = prompt[0].tolist()  # type: ignore[assignment]
+        events = generate(self.model, cache, ids, chosen, stop_ids=stop_ids)
+        return [event.id for event in events if isinstance(event, Token)]
+
+    def session(self, *, system: str | None = None, **options: Any) -> Session:
+        """A conversation with this model; `options` override the checkpoint's defaults."""
+        from gemma_mlx.session import Session
+
+        return Session(self, system=system, **options)
+
+    def _checked(self, tokens: Tokens) -> Int[mx.array, "B L"]:
+        ids = tokens if isinstance(tokens, mx.array) else mx.array(np.asarray(tokens, dtype=np.int64).astype(np.int32))
+        ids = ids[None] if ids.ndim == 1 else ids
+        if ids.ndim != 2 or not ids.size:
+            raise InputError(f"Token ids must have the shape [B L] or [L] and not be empty; these have {list(ids.shape)}.")
+        low, high = int(ids.min().item()), int(ids.max().item())
+        if low < 0 or high >= self.spec.vocab:
+            raise InputError(f"Token ids must lie between 0 and {self.spec.vocab - 1}; these reach from {low} to {high}.")
+        return ids

@@ -1,0 +1,44 @@
+"""Gemma 3 with eyes (4B, 12B, 27B): for now its decoder, which is gemma3_text under another prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gemma_mlx.config import Config
+from gemma_mlx.models import gemma3_text
+from gemma_mlx.models.gemma3_text import build
+from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.weights.names import GEMMA3, Names
+
+__all__ = ["NAMES", "build", "read"]
+
+NAMES: Names = GEMMA3
+
+# Published files state only what differs from these values of transformers' Gemma3TextConfig.
+TEXT_DEFAULTS: Final[Mapping[str, Any]] = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "max_position_embeddings": 131_072,
+    "sliding_window": 4096,
+    "rope_theta": 1_000_000.0,
+}
+
+# Keys beside `text_config` that do not reach the decoder, and why.
+BESIDE_TEXT: Final[Mapping[str, str]] = dict.fromkeys(
+    (
+        "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
+        "boi_token_id", "eoi_token_id", "image_token_id",
+    ),
+    "pictures are not read by this version",
+) | dict.fromkeys(("hidden_size", "vocab_size", "tie_word_embeddings"), "repeated from text_config")  # fmt: skip
+
+
+def read(config: Config) -> DecoderSpec:
+    """config.json -> specs of the decoder."""
+    spec = gemma3_text.read(config.section("text_config", TEXT_DEFAULTS))
+    config.finish(BESIDE_TEXT)
+    return spec

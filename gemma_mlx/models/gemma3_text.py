@@ -1,0 +1,45 @@
+"""Gemma 3's decoder: five sliding layers to a full one, each kind with its own RoPE, queries and keys normalised."""
+
+from __future__ import annotations
+
+from gemma_mlx.config import Config
+from gemma_mlx.models.dims import Dims
+from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.layer import SandwichLayer
+from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec
+from gemma_mlx.weights.names import TEXT, Names
+
+NAMES: Names = TEXT
+
+
+def read(config: Config) -> DecoderSpec:
+    """config.json -> specs. The linear factor of the 4B and larger stretches the full layers only."""
+    dims = Dims.read(config)
+    scale = config.number("query_pre_attn_scalar") ** -0.5
+    softcap = config.optional_number("attn_logit_softcapping")
+    window = config.integer("sliding_window", high=1 << 24)
+    ropes = config.ropes(local_default=10_000.0)
+    layers = [
+        LayerSpec(
+            attention=AttentionSpec(
+                heads=dims.heads,
+                kv_heads=dims.kv_heads,
+                head_dim=dims.head_dim,
+                scale=scale,
+                rope=ropes[kind],
+                window=window if kind == "sliding_attention" else None,
+                softcap=softcap,
+                qk_norm=True,
+                bias=dims.attention_bias,
+            ),
+            mlp_dim=dims.mlp_dim,
+        )
+        for kind in config.layer_types(dims.layers, default_pattern=6)
+    ]
+    config.finish()
+    return dims.decoder(layers)
+
+
+def build(spec: DecoderSpec) -> Decoder:
+    """Specs -> model."""
+    return Decoder(spec, SandwichLayer)

@@ -1,0 +1,50 @@
+"""Decoder layers: how attention and feed-forward sit on the residual stream."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+from jaxtyping import Float
+
+from gemma_mlx.nn.attention import Attention, LayerCache
+from gemma_mlx.nn.mask import Mask
+from gemma_mlx.nn.mlp import GeGLU
+from gemma_mlx.nn.norm import RMSNorm
+from gemma_mlx.spec import LayerSpec
+
+
+class SandwichLayer(nn.Module):
+    """x + post(attention(pre(x))), then x + post(mlp(pre(x))): Gemma 2 and 3."""
+
+    def __init__(self, dim: int, spec: LayerSpec, eps: float) -> None:
+        super().__init__()
+        self.self_attn = Attention(dim, spec.attention, eps)
+        self.mlp = GeGLU(dim, spec.mlp_dim)
+        self.input_layernorm = RMSNorm(dim, eps)
+        self.post_attention_layernorm = RMSNorm(dim, eps)
+        self.pre_feedforward_layernorm = RMSNorm(dim, eps)
+        self.post_feedforward_layernorm = RMSNorm(dim, eps)
+
+    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), mask, cache))
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class PreNormLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): Gemma 1 and VaultGemma.
+
+    Args:
+        mlp_norm: the checkpoint's name for the second norm, on which the two disagree.
+    """
+
+    def __init__(self, dim: int, spec: LayerSpec, eps: float, *, mlp_norm: str) -> None:
+        super().__init__()
+        self.self_attn = Attention(dim, spec.attention, eps)
+        self.mlp = GeGLU(dim, spec.mlp_dim)
+        self.input_layernorm = RMSNorm(dim, eps)
+        self[mlp_norm] = RMSNorm(dim, eps)
+        self._mlp_norm = mlp_norm
+
+    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+        x = x + self.self_attn(self.input_layernorm(x), mask, cache)
+        return x + self.mlp(self[self._mlp_norm](x))

@@ -1,0 +1,43 @@
+"""Who may look at whom."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import mlx.core as mx
+
+Mask = mx.array | Literal["causal"] | None
+
+
+def attention_mask(
+    queries: int, keys: int, offset: int, window: int | None, padding: mx.array | None, *, as_array: bool
+) -> Mask:
+    """The mask of one kind of layer, for the last `queries` of `keys` positions.
+
+    A query at position q sees the keys k with q - window < k <= q that are no padding. Padding sees itself, so that
+    no row is without a key: such a row would be NaN and spread.
+
+    Args:
+        queries: L.
+        keys: S, the keys the cache will return; the last L belong to the queries.
+        offset: position of the first query.
+        window: the layer's window, None for all.
+        padding: [B] columns of padding on the left of each row, None where there is none.
+        as_array: build the array even where the kernel understands "causal" (capped attention is not that kernel).
+
+    Returns:
+        None where every query sees every key, "causal", or booleans [L S] or [B 1 L S], True where a key is seen.
+    """
+    cut = window is not None and keys > window
+    if padding is None and (queries == 1 or not cut) and not as_array:
+        return None if queries == 1 else "causal"
+    if padding is None and queries == 1:
+        return None
+    q = mx.arange(offset, offset + queries)[:, None]  # [L 1]
+    k = mx.arange(offset + queries - keys, offset + queries)[None]  # [1 S]
+    seen = q >= k
+    if cut:
+        seen = seen & (q < k + window)
+    if padding is None:
+        return seen
+    return (seen & (k >= padding[:, None, None]) | (q == k))[:, None]  # [B 1 L S]

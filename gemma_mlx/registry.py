@@ -1,0 +1,90 @@
+"""model_type -> architecture module, imported only when a checkpoint asks for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from gemma_mlx.config import Config
+from gemma_mlx.errors import ConfigError, UnsupportedModelError
+from gemma_mlx.spec import DecoderSpec
+
+if TYPE_CHECKING:
+    from gemma_mlx.nn.decoder import Decoder
+    from gemma_mlx.weights.names import Names
+
+MODULES: Final[Mapping[str, str]] = {
+    "gemma": "gemma_mlx.models.gemma",
+    "gemma2": "gemma_mlx.models.gemma2",
+    "gemma3": "gemma_mlx.models.gemma3",
+    "gemma3_text": "gemma_mlx.models.gemma3_text",
+    "vaultgemma": "gemma_mlx.models.vaultgemma",
+}
+
+# Gemmas this version knows by name and does not run yet.
+NOT_YET: Final[frozenset[str]] = frozenset(
+    (
+        "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "gemma4_assistant",
+        "gemma4_unified_assistant", "recurrent_gemma", "paligemma", "shieldgemma2", "t5gemma", "t5gemma2",
+        "diffusion_gemma", "embedding_gemma2",
+    )
+)  # fmt: skip
+
+
+class Architecture(Protocol):
+    """What a module in gemma_mlx/models provides."""
+
+    NAMES: Names
+
+    def read(self, config: Config) -> DecoderSpec:
+        """config.json -> specs."""
+        ...
+
+    def build(self, spec: DecoderSpec) -> Decoder:
+        """Specs -> a model whose parameters are not evaluated yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class Match:
+    """An architecture, and what a checkpoint's config says in its terms."""
+
+    model_type: str
+    architecture: Architecture
+    spec: DecoderSpec
+
+
+def match(values: Mapping[str, Any]) -> Match:
+    """Reads a parsed config.json.
+
+    Raises:
+        ConfigError: a key is missing, unknown or out of range.
+        UnsupportedModelError: the model_type is not one this version runs.
+    """
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError(
+            "config.json has no 'model_type', so there is no telling which architecture it describes.",
+            "Fetch config.json again.",
+        )
+    if model_type not in MODULES:
+        raise _unsupported(model_type)
+    architecture = cast(Architecture, import_module(MODULES[model_type]))
+    return Match(model_type, architecture, architecture.read(Config(values)))
+
+
+def _unsupported(model_type: str) -> UnsupportedModelError:
+    known = ", ".join(MODULES)
+    if model_type in NOT_YET:
+        return UnsupportedModelError(
+            f"This is a {model_type} checkpoint, a Gemma that this version does not run yet.",
+            f"It runs: {known}. Update gemma, or choose one of these.",
+        )
+    near = difflib.get_close_matches(model_type[:64], MODULES, 1)
+    return UnsupportedModelError(
+        f"The model_type {model_type[:64]!r} is not a Gemma; gemma runs only {known}.",
+        f"Did you mean {near[0]!r}?" if near else "For other families use mlx-lm or mlx-vlm.",
+    )

@@ -1,0 +1,214 @@
+"""A conversation: it owns the model, the history and the cache, and speaks in Events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from gemma_mlx.cache.prefix import PromptCache
+from gemma_mlx.errors import InputError
+from gemma_mlx.gemma import Gemma, load
+from gemma_mlx.generate.events import Done, Event, Text, Token
+from gemma_mlx.generate.loop import generate
+from gemma_mlx.generate.sampling import Options
+from gemma_mlx.generate.stop import StopStrings
+from gemma_mlx.processor import Inputs
+from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.text.detokenizer import Detokenizer
+from gemma_mlx.text.template import Message
+
+
+class Session:
+    """One conversation with one model.
+
+    The cache outlives a turn: the next message, another answer to the last one, or an edited last message read only
+    what is new.
+
+    Args:
+        gemma: the loaded model.
+        system: instructions that stand before the first message.
+        options: fields of `Options`; they override the checkpoint's generation_config.json.
+
+    Attributes:
+        options: how to answer, unless a turn says otherwise.
+        messages: the history without the system text, oldest first.
+    """
+
+    def __init__(self, gemma: Gemma, *, system: str | None = None, **options: Any) -> None:
+        self._gemma = gemma
+        self._processor = gemma.processor
+        self._cache = PromptCache(gemma.model.make_cache())
+        self._replies: dict[int, tuple[int, ...]] = {}  # index in `messages` -> ids as they were sampled
+        self._cancelled = threading.Event()
+        self.system = system
+        self.messages: list[Message] = []
+        self.options = Options(**_known(self._processor.defaults) | options)
+
+    @classmethod
+    def open(
+        cls,
+        name: str | Path,
+        *,
+        system: str | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+        **options: Any,
+    ) -> Session:
+        """Loads a model (see `gemma_mlx.load`) and begins a conversation with it."""
+        return load(name, on_progress=on_progress).session(system=system, **options)
+
+    @property
+    def name(self) -> str:
+        """What the model was asked for as."""
+        return self._gemma.name
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """Every number of the network."""
+        return self._gemma.spec
+
+    def send(self, text: str, **changes: Any) -> Iterator[Event]:
+        """Says `text` and yields the answer as it comes.
+
+        A reply that is cut short, by `cancel` or because the iterator is dropped, stays in the history as far as it got.
+        A turn without a single token of reply leaves no trace.
+
+        Args:
+            text: the message; control tokens typed in it stay plain text.
+            changes: fields of `Options` for this turn alone.
+
+        Raises:
+            InputError: the text is empty, or the conversation does not fit the model's context.
+            TemplateError: the chat template refuses it.
+        """
+        if not text.strip():
+            raise InputError("The message is empty.", "Type something.")
+        self.messages.append(Message("user", text))
+        return self._answer(replace(self.options, **changes), undo=lambda: self._cut(len(self.messages) - 1))
+
+    def regenerate(self, **changes: Any) -> Iterator[Event]:
+        """Answers the last message once more; the cache reads nothing again.
+
+        Raises:
+            InputError: there is nothing to answer yet.
+        """
+        old = self._take_back_reply()
+        return self._answer(replace(self.options, **changes), undo=lambda: self._put_back(old))
+
+    def edit(self, text: str, **changes: Any) -> Iterator[Event]:
+        """Replaces the last message and answers it.
+
+        Raises:
+            InputError: there is no message yet, or `text` is empty.
+        """
+        if not text.strip():
+            raise InputError("The message is empty.", "Type something.")
+        self._take_back_reply()
+        self.messages[-1] = Message("user", text)
+        return self._answer(replace(self.options, **changes), undo=lambda: self._cut(len(self.messages) - 1))
+
+    def clear(self) -> None:
+        """Forgets the conversation; the system text stays."""
+        self._cut(0)
+        self._cache.clear()
+
+    def cancel(self) -> None:
+        """Ends the answer after the present token. Safe to call from a signal handler or another thread."""
+        self._cancelled.set()
+
+    def complete(self, text: str, **changes: Any) -> Iterator[Event]:
+        """Continues bare text without a template and outside the conversation, as pretrained models expect."""
+        return self._run(self._processor(text), replace(self.options, **changes))
+
+    def _answer(self, options: Options, undo: Callable[[], None]) -> Iterator[Event]:
+        """Yields the answer to the history and appends it there, however it ends."""
+        pieces: list[str] = []
+        sampled: list[int] = []
+        exact = True
+        try:
+            for event in self._run(self._processor(self._history(), self._shifted_replies()), options, sampled):
+                if isinstance(event, Text):
+                    pieces.append(event.text)
+                if isinstance(event, Done):
+                    exact = not event.cut  # a stop string cuts inside the sampled ids: they no longer stand for the text
+                yield event
+        finally:
+            reply = "".join(pieces)
+            if reply.strip():
+                self.messages.append(Message("assistant", reply))
+                if exact:
+                    self._replies[len(self.messages) - 1] = tuple(sampled)
+            else:
+                undo()
+
+    def _run(self, inputs: Inputs, options: Options, sampled: list[int] | None = None) -> Iterator[Event]:
+        """Ids in, text out: the loop's tokens through the detokenizer and the stop strings."""
+        room = self.spec.context - len(inputs.tokens)
+        if room < 1:
+            raise InputError(
+                f"The conversation is {len(inputs.tokens):,} tokens long, and the model's context holds {self.spec.context:,}.",
+                "Start a new one (/clear), or shorten the message.",
+            )
+        self._cancelled.clear()
+        stop_ids = self._processor.stop_ids
+        sampled = [] if sampled is None else sampled
+        detokenizer, stops = Detokenizer(self._processor.tokenizer), StopStrings(options.stop)
+        text = ""
+        limited = replace(options, max_tokens=min(options.max_tokens or room, room))
+        events = generate(
+            self._gemma.model, self._cache, inputs.tokens, limited,
+            stop_ids=stop_ids, boundaries=inputs.boundaries, cancelled=lambda: self._cancelled.is_set() or stops.found,
+        )  # fmt: skip
+        for event in events:
+            piece = ""
+            if isinstance(event, Token) and event.id not in stop_ids:
+                sampled.append(event.id)
+                piece = stops.add(detokenizer.add(event.id)) if not stops.found else ""
+            elif isinstance(event, Done):
+                piece = "" if stops.found else stops.add(detokenizer.flush())
+                piece += stops.flush()
+            if piece:
+                text += piece
+                yield Text(text=piece)
+            if isinstance(event, Done):
+                reason = "stop" if stops.found else event.reason
+                yield replace(event, reason=reason, text=text, cut=stops.found)
+            else:
+                yield event
+
+    def _history(self) -> list[Message]:
+        return ([Message("system", self.system)] if self.system else []) + self.messages
+
+    def _shifted_replies(self) -> dict[int, tuple[int, ...]]:
+        shift = 1 if self.system else 0
+        return {index + shift: ids for index, ids in self._replies.items()}
+
+    def _take_back_reply(self) -> tuple[Message, tuple[int, ...] | None] | None:
+        """Removes the last reply, and returns it; the last message is then the user's."""
+        if not self.messages:
+            raise InputError("There is nothing to answer yet.", "Say something first.")
+        if self.messages[-1].role != "assistant":
+            return None
+        last = len(self.messages) - 1
+        old = (self.messages[last], self._replies.get(last))
+        self._cut(last)
+        return old
+
+    def _put_back(self, old: tuple[Message, tuple[int, ...] | None] | None) -> None:
+        if old is None:
+            return
+        self.messages.append(old[0])
+        if old[1] is not None:
+            self._replies[len(self.messages) - 1] = old[1]
+
+    def _cut(self, length: int) -> None:
+        del self.messages[length:]
+        self._replies = {index: ids for index, ids in self._replies.items() if index < length}
+
+
+def _known(defaults: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's defaults that are fields of Options."""
+    names = {field.name for field in fields(Options)}
+    return {name: value for name, value in defaults.items() if name in names}

@@ -1,0 +1,102 @@
+"""What a Gemma is made of, as data.
+
+An architecture file reads a checkpoint's config.json into these frozen specs; modules, caches, the memory estimate,
+`gemma show` and the docs read nothing else. Every number is explicit, so two layers that compute the same thing are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary position embedding, NeoX pairing: dimension i rotates with i + head_dim / 2.
+
+    Attributes:
+        theta: wavelength base (config `rope_theta`).
+        scale: factor on the positions; linear scaling by 8 is 1 / 8.
+    """
+
+    theta: float
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """One attention block.
+
+    Attributes:
+        heads: query heads H.
+        kv_heads: key and value heads K; H is a multiple of K.
+        head_dim: D, independent of the model's width.
+        scale: factor on q·k (config `query_pre_attn_scalar` ** -0.5, which need not be head_dim ** -0.5).
+        rope: rotation of queries and keys.
+        window: a query at position q sees the keys in (q - window, q]; None sees all before it.
+        softcap: c in c·tanh(score / c), applied after the scale and before the mask.
+        qk_norm: whether queries and keys pass an RMS norm before the rotation.
+        bias: whether q, k, v and o have biases (config `attention_bias`).
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    rope: Rope
+    window: int | None = None
+    softcap: float | None = None
+    qk_norm: bool = False
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """One decoder layer: attention, then a GeGLU of width `mlp_dim`."""
+
+    attention: AttentionSpec
+    mlp_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec:
+    """A whole decoder.
+
+    Attributes:
+        vocab: rows of the embedding table.
+        dim: width of the residual stream.
+        layers: one spec per layer, in order.
+        context: positions the model was trained for (config `max_position_embeddings`).
+        embed_scale: factor on the token embeddings, sqrt(dim) in every Gemma.
+        norm_eps: epsilon of every RMS norm.
+        logit_softcap: c in c·tanh(logits / c).
+        tied_head: whether the embedding table is the output head, as in every published Gemma.
+    """
+
+    vocab: int
+    dim: int
+    layers: tuple[LayerSpec, ...]
+    context: int
+    embed_scale: float
+    norm_eps: float
+    logit_softcap: float | None = None
+    tied_head: bool = True
+
+    @cached_property
+    def attentions(self) -> tuple[AttentionSpec, ...]:
+        """The attention of each layer."""
+        return tuple(layer.attention for layer in self.layers)
+
+    @cached_property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer, None where it sees everything."""
+        return tuple(attention.window for attention in self.attentions)
+
+    def runs(self) -> Iterator[tuple[int, int, LayerSpec]]:
+        """Yields (first, last, spec) for each run of equal neighbouring layers."""
+        first = 0
+        for index in range(1, len(self.layers) + 1):
+            if index == len(self.layers) or self.layers[index] != self.layers[first]:
+                yield first, index - 1, self.layers[first]
+                first = index
