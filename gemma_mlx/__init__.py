@@ -2,10 +2,12 @@
 
     import gemma_mlx
 
-    for event in gemma_mlx.Session.open("path/or/name").send("Hello"):
+    gemma = gemma_mlx.load("path/or/name")
+    for event in gemma.session().send("Hello!"):
         ...
 
 The names below are the public surface. They load on first use, so `import gemma_mlx` costs nothing and imports no MLX.
+The other errors are in `gemma_mlx.errors`.
 """
 
 from __future__ import annotations
@@ -14,16 +16,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gemma_mlx.errors import GemmaError as GemmaError
+    from gemma_mlx.errors import GemmaError
+    from gemma_mlx.gemma import Gemma, load
+    from gemma_mlx.generate.events import Done, Event, Prefill, Stats, Text, Token
+    from gemma_mlx.generate.sampling import Options
+    from gemma_mlx.processor import Inputs, Processor
+    from gemma_mlx.session import Session
+    from gemma_mlx.text.template import Message
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _HOME = {
+    "Gemma": "gemma_mlx.gemma",
+    "load": "gemma_mlx.gemma",
+    "Session": "gemma_mlx.session",
+    "Options": "gemma_mlx.generate.sampling",
+    "Message": "gemma_mlx.text.template",
+    "Processor": "gemma_mlx.processor",
+    "Inputs": "gemma_mlx.processor",
+    "Event": "gemma_mlx.generate.events",
+    "Prefill": "gemma_mlx.generate.events",
+    "Token": "gemma_mlx.generate.events",
+    "Text": "gemma_mlx.generate.events",
+    "Done": "gemma_mlx.generate.events",
+    "Stats": "gemma_mlx.generate.events",
     "GemmaError": "gemma_mlx.errors",
 }
 
-__all__ = ["__version__", "GemmaError"]
+__all__ = [
+    "__version__",
+    "load",
+    "Gemma",
+    "Session",
+    "Options",
+    "Message",
+    "Processor",
+    "Inputs",
+    "Event",
+    "Prefill",
+    "Token",
+    "Text",
+    "Done",
+    "Stats",
+    "GemmaError",
+]
 
 
 def __getattr__(name: str) -> Any:

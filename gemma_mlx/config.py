@@ -59,7 +59,8 @@ IGNORED: Final[Mapping[str, str]] = (
     | dict.fromkeys(
         (
             "_name_or_path", "name_or_path", "transformers_version", "mlx_version", "unsloth_version", "unsloth_fixed",
-            "_commit_hash", "_from_model_config", "model_name", "license", "_sliding_window_pattern_note",
+            "_commit_hash", "_from_model_config", "_attn_implementation_autoset", "model_name", "license",
+            "_sliding_window_pattern_note",
         ),
         "provenance",
     )
@@ -130,16 +131,21 @@ class Config:
     def number(self, key: str, default: Any = _REQUIRED, *, low: float = 0.0, high: float = 1e12) -> float:
         """A finite number in (low, high]."""
         value = self.raw(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise self._bad(key, value, "a number")
-        if not low < value <= high:
+        if not low < value <= high:  # compared as it is: a whole number may be too long for a float
             raise self._bad(key, value, f"above {low:g} and at most {high:g}")
         return float(value)
 
     def integer(self, key: str, default: Any = _REQUIRED, *, high: int, multiple: int = 1) -> int:
         """A whole number from 1 to `high`, a multiple of `multiple`."""
         value = self.raw(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value in (math.inf, -math.inf):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value != value
+            or value in (math.inf, -math.inf)
+        ):
             raise self._bad(key, value, "a whole number")
         if value != int(value) or not 1 <= value <= high or int(value) % multiple:
             wanted = f"a whole number from 1 to {high}" + (f", a multiple of {multiple}" if multiple > 1 else "")
@@ -192,10 +198,11 @@ class Config:
         Spelled as `layer_types`, or as a pattern p (`sliding_window_pattern`; `_sliding_window_pattern` in files saved
         by transformers 5): every p-th layer sees everything, the others have a window.
         """
-        pattern_key = next((k for k in ("sliding_window_pattern", "_sliding_window_pattern") if k in self._values), None)
         pattern = default_pattern
-        if pattern_key and self.raw(pattern_key) is not None:
-            pattern = self.integer(pattern_key, high=layers if layers > 64 else 64)
+        # Some files have both spellings; the last one read is the published one.
+        for key in ("_sliding_window_pattern", "sliding_window_pattern"):
+            if self.raw(key, None) is not None:
+                pattern = self.integer(key, high=max(64, layers))
         kinds = self.raw("layer_types", None)
         if kinds is None:
             return tuple("sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(layers))
@@ -268,7 +275,7 @@ def _linear_scale(section: Config) -> float:
         return 1.0
     if kind != "linear":
         raise ConfigError(
-            f"config.json asks for the RoPE scaling {kind!r}; this architecture was published with 'default' and 'linear'.",
+            f"config.json asks for the RoPE scaling {kind!r}; this architecture knows only 'default' and 'linear'.",
             "Use the checkpoint's original config.json.",
         )
     return 1.0 / section.number("factor", high=1e6)

@@ -1,15 +1,15 @@
 """Every error a user can meet, as one tree. Each says what happened and, below it, what to do.
 
-    GemmaError
-    ├── ModelNotFoundError      no such folder or name, or it cannot be fetched
-    ├── CheckpointError         a file of the checkpoint is missing, damaged, or does not fit the model
-    │   ├── ConfigError         config.json: unreadable, a key missing, unknown, or out of range
-    │   ├── WeightsError        safetensors: truncated, corrupt, a tensor missing, left over or misshapen
-    │   └── TokenizerError      tokenizer files: unreadable, or the wrong vocabulary
-    ├── UnsupportedModelError   a model_type or a feature this version does not have
-    ├── TemplateError           the chat template refuses the conversation, or cannot be rendered
-    ├── InputError              what the user asked for cannot be done: an option, a prompt, a message
-    └── CacheError              a saved cache does not belong to this model, or cannot be rolled back
+GemmaError
+├── ModelNotFoundError      no such folder or name, or it cannot be fetched
+├── CheckpointError         a file of the checkpoint is missing, damaged, or does not fit the model
+│   ├── ConfigError         config.json: unreadable, a key missing, unknown, or out of range
+│   ├── WeightsError        safetensors: truncated, corrupt, a tensor missing, left over or misshapen
+│   └── TokenizerError      tokenizer files: unreadable, or the wrong vocabulary
+├── UnsupportedModelError   a model_type or a feature this version does not have
+├── TemplateError           the chat template refuses the conversation, or cannot be rendered
+├── InputError              what the user asked for cannot be done: an option, a prompt, a message
+└── CacheError              a saved cache does not belong to this model, or cannot be rolled back
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.cache.prefix import PromptCache
@@ -26,7 +25,7 @@ from gemma_mlx.weights.load import load as load_weights
 if TYPE_CHECKING:
     from gemma_mlx.session import Session
 
-Tokens = Sequence[int] | Sequence[Sequence[int]] | mx.array | np.ndarray[Any, Any]
+Tokens = Sequence[int] | Sequence[Sequence[int]] | mx.array
 
 
 def load(
@@ -120,12 +119,17 @@ class Gemma:
 
         return Session(self, system=system, **options)
 
-    def _checked(self, tokens: Tokens) -> Int[mx.array, "B L"]:
-        ids = tokens if isinstance(tokens, mx.array) else mx.array(np.asarray(tokens, dtype=np.int64).astype(np.int32))
+    def _checked(self, tokens: Tokens) -> Integer[mx.array, "B L"]:
+        try:
+            ids = tokens if isinstance(tokens, mx.array) else mx.array(tokens)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Token ids must be whole numbers, in rows of one length: {error}.") from error
         ids = ids[None] if ids.ndim == 1 else ids
-        if ids.ndim != 2 or not ids.size:
-            raise InputError(f"Token ids must have the shape [B L] or [L] and not be empty; these have {list(ids.shape)}.")
-        low, high = int(ids.min().item()), int(ids.max().item())
-        if low < 0 or high >= self.spec.vocab:
-            raise InputError(f"Token ids must lie between 0 and {self.spec.vocab - 1}; these reach from {low} to {high}.")
+        if ids.ndim != 2 or not ids.size or not mx.issubdtype(ids.dtype, mx.integer):
+            raise InputError(f"Token ids must be integers [B L] or [L]; these are {ids.dtype} {list(ids.shape)}.")
+        low, high = ids.min().item(), ids.max().item()
+        if low < 0 or high >= self.spec.vocab:  # type: ignore[operator]
+            raise InputError(
+                f"Token ids must lie between 0 and {self.spec.vocab - 1}; these reach from {low} to {high}."
+            )
         return ids

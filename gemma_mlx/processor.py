@@ -44,9 +44,7 @@ class Processor:
         self.stop_ids = stop_ids(folder, self.tokenizer)
         self.defaults: dict[str, Any] = generation_defaults(folder)
 
-    def __call__(
-        self, prompt: str | Sequence[Message], replies: Mapping[int, Sequence[int]] | None = None
-    ) -> Inputs:
+    def __call__(self, prompt: str | Sequence[Message], replies: Mapping[int, Sequence[int]] | None = None) -> Inputs:
         """Encodes a text as it stands, or a conversation through the template with a turn for the model opened.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Session:
         self._cancelled = threading.Event()
         self.system = system
         self.messages: list[Message] = []
-        self.options = Options(**_known(self._processor.defaults) | options)
+        self.options = Options(**_stated(self._processor.defaults) | options)
 
     @classmethod
     def open(
@@ -72,8 +72,8 @@ class Session:
     def send(self, text: str, **changes: Any) -> Iterator[Event]:
         """Says `text` and yields the answer as it comes.
 
-        A reply that is cut short, by `cancel` or because the iterator is dropped, stays in the history as far as it got.
-        A turn without a single token of reply leaves no trace.
+        A reply cut short, by `cancel` or because the iterator is dropped, stays in the history as far as it got. A turn
+        without a single token of reply leaves no trace.
 
         Args:
             text: the message; control tokens typed in it stay plain text.
@@ -132,7 +132,9 @@ class Session:
                 if isinstance(event, Text):
                     pieces.append(event.text)
                 if isinstance(event, Done):
-                    exact = not event.cut  # a stop string cuts inside the sampled ids: they no longer stand for the text
+                    exact = (
+                        not event.cut
+                    )  # a stop string cuts inside the sampled ids: they no longer stand for the text
                 yield event
         finally:
             reply = "".join(pieces)
@@ -148,7 +150,7 @@ class Session:
         room = self.spec.context - len(inputs.tokens)
         if room < 1:
             raise InputError(
-                f"The conversation is {len(inputs.tokens):,} tokens long, and the model's context holds {self.spec.context:,}.",
+                f"This takes {len(inputs.tokens):,} tokens, and the model's context holds {self.spec.context:,}.",
                 "Start a new one (/clear), or shorten the message.",
             )
         self._cancelled.clear()
@@ -208,7 +210,8 @@ class Session:
         self._replies = {index: ids for index, ids in self._replies.items() if index < length}
 
 
-def _known(defaults: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint's defaults that are fields of Options."""
+def _stated(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What generation_config.json says of our options; a checkpoint that does not sample is greedy."""
     names = {field.name for field in fields(Options)}
-    return {name: value for name, value in defaults.items() if name in names}
+    stated = {name: value for name, value in defaults.items() if name in names}
+    return stated | ({"temperature": 0.0} if defaults.get("do_sample") is False else {})

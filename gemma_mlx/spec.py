@@ -1,7 +1,7 @@
 """What a Gemma is made of, as data.
 
 An architecture file reads a checkpoint's config.json into these frozen specs; modules, caches, the memory estimate,
-`gemma show` and the docs read nothing else. Every number is explicit, so two layers that compute the same thing are equal.
+`gemma show` and the docs read nothing else. Every number is explicit, so two layers that compute the same are equal.
 """
 
 from __future__ import annotations

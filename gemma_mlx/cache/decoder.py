@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from gemma_mlx.cache.kv import KVCache
 from gemma_mlx.cache.none import NoCache
@@ -36,20 +36,23 @@ class DecoderCache:
     """
 
     def __init__(
-        self, layers: Sequence[KVCache | SlidingCache | NoCache], windows: Sequence[int | None], padding: mx.array | None
+        self,
+        layers: Sequence[KVCache | SlidingCache | NoCache],
+        windows: Sequence[int | None],
+        padding: mx.array | None,
     ) -> None:
         self.layers = tuple(layers)
         self.padding = padding
-        self._first = {window: layer for window, layer in zip(reversed(windows), reversed(self.layers), strict=True)}
+        self._first = dict(zip(reversed(windows), reversed(self.layers), strict=True))
 
     @classmethod
-    def empty(cls, spec: DecoderSpec, padding: Int[mx.array, " B"] | None = None) -> DecoderCache:
+    def empty(cls, spec: DecoderSpec, padding: Integer[mx.array, " B"] | None = None) -> DecoderCache:
         """A cache that has read nothing."""
         layers = [KVCache() if window is None else SlidingCache(window) for window in spec.windows]
         return cls(layers, spec.windows, padding)
 
     @classmethod
-    def none(cls, spec: DecoderSpec, padding: Int[mx.array, " B"] | None = None) -> DecoderCache:
+    def none(cls, spec: DecoderSpec, padding: Integer[mx.array, " B"] | None = None) -> DecoderCache:
         """Stands in for a cache in a pass that keeps nothing."""
         return cls([NoCache()] * len(spec.layers), spec.windows, padding)
 

@@ -47,8 +47,8 @@ class KVCache:
         """Rows that a later update would destroy: none, since rows before a position are never written again."""
         return ()
 
-    def restore(self, offset: int, rows: tuple[mx.array, ...]) -> None:
-        """Goes back to `offset`, where `snapshot` returned `rows`."""
+    def restore(self, offset: int, _rows: tuple[mx.array, ...]) -> None:
+        """Goes back to `offset`, from which `snapshot` needed no rows."""
         self.rollback(self.offset - offset)
 
     def arrays(self) -> tuple[mx.array, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import mlx.core as mx
 from jaxtyping import Float
@@ -86,7 +86,9 @@ class PromptCache:
 
     def _restore(self, limit: int) -> None:
         """Returns to the last mark at or before `limit`, or to the beginning."""
-        best = max((m.snapshot for m in self._marks if m.snapshot.offset <= limit), key=lambda s: s.offset, default=None)
+        best = max(
+            (m.snapshot for m in self._marks if m.snapshot.offset <= limit), key=lambda s: s.offset, default=None
+        )
         if best is None:
             self.cache.load(0, {})
         else:
@@ -126,11 +128,13 @@ class PromptCache:
             CacheError: the file is damaged, or belongs to another model.
         """
         try:
-            rows, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+            rows, metadata = cast(
+                tuple[dict[str, mx.array], dict[str, str]], mx.load(str(path), "safetensors", return_metadata=True)
+            )
             tokens = json.loads(metadata["tokens"])
             mx.eval(rows)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise CacheError(f"{path} is no saved cache, or is damaged: {error}", "Save the conversation again.") from error
+            raise CacheError(f"{path} is no saved cache, or is damaged: {error}", "Save it again.") from error
         if metadata.get("model") != model:
             raise CacheError(
                 f"{path} was saved with {metadata.get('model')!r}, and this is {model!r}.",
@@ -138,7 +142,7 @@ class PromptCache:
             )
         missing = {name for names in self.cache.row_names() for name in names} - rows.keys() if tokens else set()
         if missing:
-            raise CacheError(f"{path} lacks the rows {min(missing)!r}.", "Save the conversation again.")
+            raise CacheError(f"{path} lacks the rows {min(missing)!r}.", "Save it again.")
         self.clear()
         self.cache.load(len(tokens), rows)
         self.tokens = tokens

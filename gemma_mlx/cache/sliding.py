@@ -17,8 +17,8 @@ class SlidingCache:
     """The last rows before the next token, always in order of time.
 
     New rows are written behind the old ones; when the buffer is full, the rows that may still be needed move to its
-    front. Compared with a ring this costs one copy of the window every `STEP` tokens, and in return what a query sees is
-    a plain slice, a chunk of any length attends exactly, and the last `ROLLBACK` tokens can always be taken back.
+    front. Compared with a ring this costs one copy of the window every `STEP` tokens, and in return what a query sees
+    is a plain slice, a chunk of any length attends exactly, and the last `ROLLBACK` tokens can always be taken back.
 
     While a chunk of L tokens is read it holds window - 1 + ROLLBACK + L rows at most.
 

@@ -1,7 +1,7 @@
 """Read the prompt in chunks, then decode one step ahead of the reader.
 
-While the caller looks at one token the device already computes the next: a step is queued before the token it follows is
-read. The loop knows a model only as `embed`, `__call__` and `make_cache`, and says what happens in Events.
+While the caller looks at one token the device already computes the next: a step is queued before the token it follows
+is read. The loop knows a model only as `embed`, `__call__` and `make_cache`, and says what happens in Events.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.cache.prefix import PromptCache
 from gemma_mlx.errors import InputError
 from gemma_mlx.generate.events import Done, FinishReason, Prefill, Stats, Token
@@ -25,8 +26,12 @@ class Model(Protocol):
         """[B L] ids -> [B L dim]."""
         ...
 
-    def __call__(self, x: mx.array, cache: object, *, last: int | None = None) -> mx.array:
+    def __call__(self, x: mx.array, cache: DecoderCache | None = None, *, last: int | None = None) -> mx.array:
         """[B L dim] -> logits of the `last` positions [B last V]; appends to the cache."""
+        ...
+
+    def make_cache(self) -> DecoderCache:
+        """An empty cache."""
         ...
 
 
@@ -106,7 +111,7 @@ def generate(
         if options.max_tokens is None or len(sampled) + 1 < options.max_tokens:
             following = sampler(model(model.embed(token[:, None]), cache.cache, last=1)[:, -1])
             mx.async_eval(following)
-        sampled.append(int(token.item()))
+        sampled.append(token.tolist()[0])  # type: ignore[index,arg-type]
         last_token = time.perf_counter()
         if len(sampled) == 1:
             first_token = last_token

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from gemma_mlx.errors import InputError
 
@@ -80,11 +80,15 @@ class Sampler:
             outside = [token for token in options.logit_bias if not 0 <= token < vocab]
             if outside:
                 raise InputError(f"logit_bias names the token {outside[0]}, but the vocabulary ends at {vocab - 1}.")
-            bias = mx.zeros((vocab,)).at[mx.array(list(options.logit_bias))].add(mx.array(list(options.logit_bias.values())))
+            bias = (
+                mx.zeros((vocab,))
+                .at[mx.array(list(options.logit_bias))]
+                .add(mx.array(list(options.logit_bias.values())))
+            )
             self._shape.append(lambda logits: logits + bias)
-        self._seen: mx.array | None = None
-        if options.repetition_penalty != 1:
-            self._seen = mx.zeros((vocab,), mx.bool_)
+        self._counts = options.repetition_penalty != 1
+        self._seen = mx.zeros((vocab,), mx.bool_)
+        if self._counts:
             self._seen[mx.array([token for token in set(prompt) if token < vocab])] = True
             self._penalty = options.repetition_penalty
             self._shape.append(self._penalized)
@@ -96,13 +100,13 @@ class Sampler:
             self._key = mx.random.key(secrets.randbits(63) if options.seed is None else options.seed)
             self._draw = self._drawn
 
-    def __call__(self, logits: Float[mx.array, "1 V"]) -> Int[mx.array, " 1"]:
+    def __call__(self, logits: Float[mx.array, "1 V"]) -> Integer[mx.array, " 1"]:
         """The next token's id; computed when it is asked for."""
         logits = logits.astype(mx.float32)
         for shape in self._shape:
             logits = shape(logits)
         token = self._draw(logits)
-        if self._seen is not None:
+        if self._counts:
             self._seen = self._seen | (mx.arange(logits.shape[-1]) == token)
         return token
 

@@ -39,7 +39,7 @@ class Dims:
         config.tanh_gelu()
         if config.flag("use_bidirectional_attention", False):
             raise UnsupportedModelError(
-                "This checkpoint attends in both directions: it is an embedding model, which this version does not run.",
+                "This checkpoint attends in both directions: it is an embedding model, which this version cannot run.",
                 "Chat needs a model that writes text, such as a Gemma 3 -it checkpoint.",
             )
         dims = cls(

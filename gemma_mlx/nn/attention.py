@@ -1,8 +1,8 @@
 """Grouped-query attention, with a fused kernel where the scores need no cap.
 
-    heads H = 4, kv heads K = 2:     q0 q1   q2 q3
-                                      \\ /     \\ /
-                                      k0v0    k1v1
+heads H = 4, kv heads K = 2:     q0 q1   q2 q3
+                                  \\ /     \\ /
+                                  k0v0    k1v1
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Attention(nn.Module):
         )
 
     def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+        """Attends from each of the L positions to the keys in the cache and to each other."""
         B, L, _ = x.shape
         offset = cache.offset
         q = self.q_norm(self.q_proj(x).reshape(B, L, self._heads, self._head_dim)).swapaxes(1, 2)  # [B H L D]

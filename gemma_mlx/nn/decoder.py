@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.nn.mask import attention_mask
@@ -54,14 +54,15 @@ class Decoder(nn.Module):
         """The specs this model was built from."""
         return self._spec
 
-    def make_cache(self, padding: Int[mx.array, " B"] | None = None) -> DecoderCache:
+    def make_cache(self, padding: Integer[mx.array, " B"] | None = None) -> DecoderCache:
         """An empty cache; `padding` counts the columns of padding on the left of each row."""
         return DecoderCache.empty(self._spec, padding)
 
-    def embed(self, tokens: Int[mx.array, "B L"]) -> Float[mx.array, "B L dim"]:
+    def embed(self, tokens: Integer[mx.array, "B L"]) -> Float[mx.array, "B L dim"]:
         """Token ids -> scaled embeddings, in the dtype the model computes in."""
         x = self.model.embed_tokens(tokens).astype(self._dtype)
-        return x * mx.array(self._spec.embed_scale, self._dtype)
+        scaled: mx.array = x * mx.array(self._spec.embed_scale, self._dtype)
+        return scaled
 
     def __call__(
         self, x: Float[mx.array, "B L dim"], cache: DecoderCache | None = None, *, last: int | None = None
@@ -88,10 +89,12 @@ class Decoder(nn.Module):
         return self._cap(self._head(self.model.norm(x)))
 
     def _tied_head(self, x: mx.array) -> mx.array:
-        return self.model.embed_tokens.as_linear(x)
+        logits: mx.array = self.model.embed_tokens.as_linear(x)
+        return logits
 
     def _untied_head(self, x: mx.array) -> mx.array:
-        return self.lm_head(x)
+        logits: mx.array = self.lm_head(x)
+        return logits
 
     def set_compute_dtype(self, dtype: mx.Dtype) -> None:
         """The dtype of the residual stream; the weights loader sets it with the weights'."""

@@ -26,6 +26,7 @@ class SandwichLayer(nn.Module):
         self.post_feedforward_layernorm = RMSNorm(dim, eps)
 
     def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+        """Adds what the layer has to say to the residual stream."""
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), mask, cache))
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
@@ -46,5 +47,6 @@ class PreNormLayer(nn.Module):
         self._mlp_norm = mlp_norm
 
     def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+        """Adds what the layer has to say to the residual stream."""
         x = x + self.self_attn(self.input_layernorm(x), mask, cache)
         return x + self.mlp(self[self._mlp_norm](x))

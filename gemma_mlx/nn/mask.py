@@ -28,7 +28,8 @@ def attention_mask(
     Returns:
         None where every query sees every key, "causal", or booleans [L S] or [B 1 L S], True where a key is seen.
     """
-    cut = window is not None and keys > window
+    span = keys if window is None else window
+    cut = keys > span
     if padding is None and (queries == 1 or not cut) and not as_array:
         return None if queries == 1 else "causal"
     if padding is None and queries == 1:
@@ -37,7 +38,7 @@ def attention_mask(
     k = mx.arange(offset + queries - keys, offset + queries)[None]  # [1 S]
     seen = q >= k
     if cut:
-        seen = seen & (q < k + window)
+        seen = seen & (q < k + span)
     if padding is None:
         return seen
     return (seen & (k >= padding[:, None, None]) | (q == k))[:, None]  # [B 1 L S]

@@ -26,4 +26,5 @@ class GeGLU(nn.Module):
         self.down_proj = nn.Linear(hidden, dim, bias=False)
 
     def __call__(self, x: Float[mx.array, "B L dim"]) -> Float[mx.array, "B L dim"]:
+        """Feeds each position forward on its own."""
         return self.down_proj(gelu_gate(self.gate_proj(x), self.up_proj(x)))

@@ -1,0 +1,115 @@
+"""What MLX computes on: the back end, the dtype that suits it, and how much memory there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import mlx.core as mx
+
+Backend = Literal["metal", "cuda", "cpu"]
+
+# MLX's own limit on its CPU back end, as a share of the machine's memory.
+CPU_SHARE: Final = 0.8
+
+_CONTAINER_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The machine, as far as it says.
+
+    Attributes:
+        backend: where MLX computes by default.
+        name: of the chip or the processor.
+        memory_bytes: the back end's memory: unified on a Mac, the card's on CUDA, the machine's on the CPU.
+        limit_bytes: what a model and its caches may take of it. On Metal the working set that macOS recommends.
+    """
+
+    backend: Backend
+    name: str
+    memory_bytes: int | None
+    limit_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that MLX holds: in use now, in use at most since `reset_peak`, and freed but kept for reuse."""
+
+    active: int
+    peak: int
+    cached: int
+
+
+def backend() -> Backend:
+    """Where MLX computes by default."""
+    if mx.default_device().type != mx.DeviceType.gpu:
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def compute_dtype() -> mx.Dtype:
+    """The dtype that activations have unless someone asks for another.
+
+    bfloat16 on GPUs, never float16: Gemma's residual stream leaves its range. float32 on the CPU, whose 16-bit products
+    are 8 to 40 times slower and are summed in 16 bits.
+    """
+    return mx.float32 if backend() == "cpu" else mx.bfloat16
+
+
+def device() -> Device:
+    """Looks at the machine; None stands for what it does not tell."""
+    kind = backend()
+    info = _info()
+    memory = _size(info, "memory_size") or _size(info, "total_memory") or (_machine_bytes() if kind != "cuda" else None)
+    limit = _size(info, "max_recommended_working_set_size")
+    if limit is None and memory is not None:
+        limit = int(memory * CPU_SHARE) if kind == "cpu" else memory
+    return Device(backend=kind, name=str(info.get("device_name", kind)), memory_bytes=memory, limit_bytes=limit)
+
+
+def memory() -> Memory:
+    """What MLX's counters say; zeros where it has none."""
+    return Memory(
+        active=_counter("get_active_memory"), peak=_counter("get_peak_memory"), cached=_counter("get_cache_memory")
+    )
+
+
+def reset_peak() -> None:
+    """Starts counting the peak anew."""
+    reset: Callable[[], None] | None = getattr(mx, "reset_peak_memory", None)
+    if reset is not None:
+        reset()
+
+
+def _counter(name: str) -> int:
+    counter: Callable[[], int] | None = getattr(mx, name, None)
+    return 0 if counter is None else int(counter())
+
+
+def _info() -> dict[str, Any]:
+    info: Callable[[], dict[str, Any]] | None = getattr(mx, "device_info", None)
+    try:
+        return {} if info is None else dict(info())
+    except (RuntimeError, ValueError):  # a back end without the query raises instead of answering
+        return {}
+
+
+def _size(info: dict[str, Any], key: str) -> int | None:
+    value = info.get(key)
+    return int(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _machine_bytes() -> int | None:
+    """The machine's memory, or the container's share of it."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+    try:
+        return min(total, int(_CONTAINER_LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return total

@@ -1,0 +1,110 @@
+"""Tiny models of each architecture, as `transformers` defines them: what the goldens and the live suite are made of.
+
+Every scalar has a value of its own, so that two of them swapped cannot cancel; widths have inexact square roots; caps
+bite; norm weights are far from their initial values; the window is shorter than the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+WINDOW = 5
+LENGTH = 3 * WINDOW + 1  # awkward lengths below it are prefixes of the same text
+VOCAB = 96
+
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 40,
+    "intermediate_size": 44,
+    "num_attention_heads": 4,
+    "head_dim": 12,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 3e-5,
+}
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+MODELS: dict[str, tuple[type, type, dict[str, Any]]] = {
+    "gemma": (
+        transformers.GemmaConfig,
+        transformers.GemmaForCausalLM,
+        {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
+        },
+    ),
+    "gemma2": (
+        transformers.Gemma2Config,
+        transformers.Gemma2ForCausalLM,
+        {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "query_pre_attn_scalar": 7,
+            "sliding_window": WINDOW,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+            "layer_types": [SLIDING, FULL, SLIDING],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 900.0},
+        },
+    ),
+    "gemma3_text": (
+        transformers.Gemma3TextConfig,
+        transformers.Gemma3ForCausalLM,
+        {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "query_pre_attn_scalar": 9,
+            "sliding_window": WINDOW,
+            "layer_types": [FULL, SLIDING, SLIDING],
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+                FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0},
+            },
+        },
+    ),
+    "vaultgemma": (
+        transformers.VaultGemmaConfig,
+        transformers.VaultGemmaForCausalLM,
+        {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 4,
+            "query_pre_attn_scalar": 11,
+            "sliding_window": WINDOW,
+            "attn_logit_softcapping": 4.5,
+            "final_logit_softcapping": 2.5,
+            "layer_types": [SLIDING, SLIDING, FULL],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1100.0},
+        },
+    ),
+}
+
+
+def build(name: str, seed: int = 0, **changes: Any) -> Any:
+    """A random float32 model; `changes` replace config values."""
+    config_class, model_class, values = MODELS[name]
+    config = config_class(**{**COMMON, **values, **changes})
+    # Scores can only be capped by the eager kernel.
+    model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.4 if parameter.dim() == 1 else 1.5 * parameter.shape[-1] ** -0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model
+
+
+def tokens(length: int, vocab: int, seed: int = 1, rows: int = 1) -> torch.Tensor:
+    """Random ids [rows length], none of them a control token."""
+    return torch.randint(4, vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def logits(model: Any, ids: torch.Tensor, padding: list[int] | None = None) -> torch.Tensor:
+    """[B L V], the whole pass; `padding` columns on the left of each row are masked."""
+    mask = torch.ones_like(ids)
+    for row, columns in enumerate(padding or []):
+        mask[row, :columns] = 0
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits

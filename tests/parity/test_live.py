@@ -1,0 +1,113 @@
+"""`transformers` run live beside us: every order of layers, awkward lengths, both config dialects, and bfloat16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the reference suite needs torch: make reference")
+pytest.importorskip("transformers", reason="the reference suite needs transformers: make reference")
+
+import torch
+
+import gemma_mlx
+from gemma_mlx.gemma import Gemma
+from tests.goldens import tiny
+from tests.parity.test_goldens import assert_equal, in_chunks
+
+pytestmark = pytest.mark.reference
+
+S, F = tiny.SLIDING, tiny.FULL
+ORDERS = {
+    "alternating": [S, F, S, F],
+    "reversed": [F, S, F, S],
+    "grouped": [S, S, F, F],
+    "all sliding": [S] * 4,
+    "all full": [F] * 4,
+}
+WINDOWS = (3, 8)
+
+
+def both(name: str, folder: Path, **changes: Any) -> tuple[Any, Gemma]:
+    """The reference model, and ours loaded from what it saved."""
+    reference = tiny.build(name, **changes)
+    reference.save_pretrained(folder)
+    return reference, gemma_mlx.load(folder, mx.float32)
+
+
+def to_mlx(tensor: Any) -> mx.array:
+    return mx.array(tensor.float().numpy())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "vaultgemma"])
+def test_layers_in_any_order(name: str, window: int, order: str, tmp_path: Path) -> None:
+    kinds = ORDERS[order]
+    reference, gemma = both(name, tmp_path, layer_types=kinds, num_hidden_layers=len(kinds), sliding_window=window)
+    for length in (window - 1, window, window + 1, 3 * window + 1):
+        ids = tiny.tokens(length, tiny.VOCAB, seed=length)
+        expected, ours = to_mlx(tiny.logits(reference, ids)), mx.array(ids.numpy())
+        assert_equal(gemma.logits(ours), expected)
+        for chunk in (1, window + 1, 2 * window - 1):
+            assert_equal(in_chunks(gemma.model, ours, chunk), expected)
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_greedy_text_is_the_same(name: str, tmp_path: Path) -> None:
+    reference, gemma = both(name, tmp_path)
+    ids = tiny.tokens(9, tiny.VOCAB, seed=5)
+    with torch.no_grad():
+        text = reference.generate(ids, max_new_tokens=40, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert gemma.generate(ids[0].tolist(), max_tokens=40) == text[0, 9:].tolist()
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_published_dialect(name: str, tmp_path: Path) -> None:
+    """The same weights under the keys of the published files give the same specs and logits."""
+    reference, gemma = both(name, tmp_path, **({"layer_types": [S, S, F]} if name == "gemma3_text" else {}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    ropes = config.pop("rope_parameters")
+    full = ropes.get(F, ropes)
+    config["rope_theta"] = full["rope_theta"]
+    if S in ropes:
+        config["rope_local_base_freq"] = ropes[S]["rope_theta"]
+        config["rope_scaling"] = {"rope_type": full["rope_type"], "factor": full["factor"]}
+        config["sliding_window_pattern"] = config.pop("layer_types").index(F) + 1
+        config.pop("_sliding_window_pattern", None)
+    if name == "gemma":
+        config["hidden_act"] = "gelu"
+    config["torch_dtype"] = config.pop("dtype")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    published = gemma_mlx.load(tmp_path, mx.float32)
+    assert published.spec == gemma.spec
+    ids = tiny.tokens(tiny.LENGTH, tiny.VOCAB)
+    assert_equal(published.logits(mx.array(ids.numpy())), to_mlx(tiny.logits(reference, ids)))
+
+
+@pytest.mark.parametrize("padding", [[0, 4], [9, 1]])
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_left_padding(name: str, padding: list[int], tmp_path: Path) -> None:
+    reference, gemma = both(name, tmp_path)
+    ids = tiny.tokens(tiny.LENGTH, tiny.VOCAB, rows=2)
+    expected = to_mlx(tiny.logits(reference, ids, padding))
+    ours = gemma.logits(mx.array(ids.numpy()), padding=padding)
+    for row, columns in enumerate(padding):
+        assert_equal(ours[row, columns:], expected[row, columns:])
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_bfloat16_is_as_close_as_the_reference_in_bfloat16(name: str, tmp_path: Path) -> None:
+    """In bfloat16 neither is exact; ours may be no further from float32 than half as much again as the reference's."""
+    reference = tiny.build(name)
+    reference.save_pretrained(tmp_path)
+    ids = tiny.tokens(64, tiny.VOCAB)
+    exact = tiny.logits(reference, ids).numpy()
+    theirs = tiny.logits(reference.bfloat16(), ids).float().numpy()
+    ours = np.array(gemma_mlx.load(tmp_path, mx.bfloat16).logits(mx.array(ids.numpy())))
+    assert np.sqrt(((ours - exact) ** 2).mean()) <= 1.5 * np.sqrt(((theirs - exact) ** 2).mean())

@@ -1,0 +1,59 @@
+"""The growing cache."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from gemma_mlx.cache.kv import STEP, KVCache
+from gemma_mlx.errors import CacheError
+
+
+def rows(count: int, start: int = 0) -> mx.array:
+    """[1 2 count 3], each row filled with its position."""
+    return mx.broadcast_to(mx.arange(start, start + count).astype(mx.float32)[None, None, :, None], (1, 2, count, 3))
+
+
+def positions(array: mx.array) -> list[float]:
+    return array[0, 0, :, 0].tolist()
+
+
+@pytest.mark.parametrize("chunks", [[1] * 5, [7, 1, 1, 9], [STEP, 1], [STEP - 1, 2, 1], [3 * STEP + 5, 4]])
+def test_returns_everything_in_order(chunks: list[int]) -> None:
+    cache = KVCache()
+    for chunk in chunks:
+        assert cache.visible(chunk) == cache.offset + chunk
+        start = cache.offset
+        keys, values = cache.update(rows(chunk, start), -rows(chunk, start))
+        assert positions(keys) == list(range(cache.offset))
+        assert positions(values) == [-p for p in range(cache.offset)]
+    assert cache.offset == sum(chunks)
+
+
+def test_grows_in_steps() -> None:
+    cache = KVCache()
+    cache.update(rows(1), rows(1))
+    assert [array.shape[2] for array in cache.arrays()] == [STEP, STEP]
+
+
+def test_rollback_forgets_and_writes_over() -> None:
+    cache = KVCache()
+    cache.update(rows(10), rows(10))
+    cache.rollback(4)
+    keys, _ = cache.update(rows(2, 100), rows(2, 100))
+    assert positions(keys) == [0, 1, 2, 3, 4, 5, 100, 101]
+
+
+def test_rollback_beyond_the_beginning_is_refused() -> None:
+    cache = KVCache()
+    cache.update(rows(3), rows(3))
+    with pytest.raises(CacheError, match="holds 3 tokens; 4 cannot"):
+        cache.rollback(4)
+    assert cache.offset == 3
+
+
+def test_rows_and_load_are_opposites() -> None:
+    cache, other = KVCache(), KVCache()
+    cache.update(rows(5), rows(5))
+    other.load(5, cache.rows())
+    assert positions(other.update(rows(1, 5), rows(1, 5))[0]) == list(range(6))
