@@ -20,18 +20,20 @@ class Names:
     Attributes:
         rename: (pattern, replacement) in order; the first pattern that matches from the start applies.
         unread: pattern -> why tensors it matches are left on the disk.
+        publish: (pattern, replacement), from our name to the one that published checkpoints have.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
+    publish: tuple[tuple[str, str], ...] = ()
 
     def parameter(self, name: str) -> str:
         """The parameter, or the module path, that the file calls `name`."""
-        for pattern, replacement in self.rename:
-            renamed, count = re.subn(r"\A" + pattern, replacement, name, count=1)
-            if count:
-                return renamed
-        return name
+        return _renamed(self.rename, name)
+
+    def published(self, parameter: str) -> str:
+        """What published checkpoints call `parameter`: the inverse of `parameter`, for writing."""
+        return _renamed(self.publish, parameter)
 
     def why_unread(self, name: str) -> str | None:
         """Why the file's tensor `name` is not read; None where it is."""
@@ -56,6 +58,14 @@ class Names:
         return {name: parameter for parameter, name in found.items()}
 
 
+def _renamed(table: tuple[tuple[str, str], ...], name: str) -> str:
+    for pattern, replacement in table:
+        renamed, count = re.subn(r"\A" + pattern, replacement, name, count=1)
+        if count:
+            return renamed
+    return name
+
+
 _BUFFERS: Final = {r".*\.rotary_emb\.inv_freq\Z": "computed from the config"}
 
 TEXT: Final = Names(unread=_BUFFERS)
@@ -67,6 +77,7 @@ GEMMA3: Final = Names(
         (r"language_model\.lm_head\.", "lm_head."),
         (r"model\.language_model\.", "model."),
     ),
+    publish=((r"model\.", "language_model.model."), (r"lm_head\.", "language_model.lm_head.")),
     unread=_BUFFERS
     | dict.fromkeys(
         (r"(model\.)?vision_tower\.", r"(model\.)?multi_modal_projector\."), "pictures are not read by this version"

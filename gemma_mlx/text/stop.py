@@ -1,0 +1,88 @@
+"""generation_config.json: what ends a reply, and how a checkpoint's authors would sample."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from gemma_mlx.errors import ConfigError
+from gemma_mlx.text.files import read_json_object
+from gemma_mlx.text.special import read_special_tokens
+from gemma_mlx.text.tokenizer import Tokenizer
+
+_LIMIT_BYTES = 8 << 20
+
+# Gemma 1-3, VaultGemma and 3n; Gemma 4.
+END_OF_TURN = ("<end_of_turn>", "<turn|>")
+
+# Key -> lowest and highest value, and type. A lowest value that is itself not allowed is in _OPEN.
+_RANGES: dict[str, tuple[float, float, type]] = {
+    "temperature": (0.0, math.inf, float),
+    "top_k": (0, math.inf, int),
+    "top_p": (0.0, 1.0, float),
+    "min_p": (0.0, 1.0, float),
+    "repetition_penalty": (0.0, math.inf, float),
+    "max_new_tokens": (1, math.inf, int),
+}
+_OPEN = {"top_p": "above 0", "repetition_penalty": "above 0"}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return read_json_object(path, _LIMIT_BYTES, ConfigError) if path.exists() else {}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def stop_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that end a reply.
+
+    They are `eos_token_id` of generation_config.json (an id or a list), <eos>, the eos_token that tokenizer_config.json
+    names, and the end of a turn where the vocabulary has it as a control token.
+
+    Raises:
+        ConfigError: eos_token_id is not an id or a list of ids.
+        TokenizerError: tokenizer_config.json is damaged.
+    """
+    value = _read(folder).get("eos_token_id")
+    listed = [] if value is None else value if isinstance(value, list) else [value]
+    for entry in listed:
+        if not isinstance(entry, int) or isinstance(entry, bool) or entry < 0:
+            path = folder / "generation_config.json"
+            raise ConfigError(f"{path}: eos_token_id is {str(value)[:80]!r}, and an id or a list of ids was expected.")
+    names = (*END_OF_TURN, read_special_tokens(folder).named.get("eos_token", "<eos>"))
+    named = (tokenizer.id_of(name) for name in names)
+    ends = {end for end in named if end is not None and tokenizer.is_control(end)}
+    return frozenset(listed) | {tokenizer.eos_id} | ends
+
+
+def generation_defaults(folder: Path) -> dict[str, bool | int | float]:
+    """Sampling defaults of generation_config.json, only those it states.
+
+    Keys are its own: do_sample, temperature, top_k (0 is off), top_p, min_p, repetition_penalty, max_new_tokens. What
+    an absent key or `do_sample: false` means is the caller's to say.
+
+    Raises:
+        ConfigError: the file is damaged, or a value is of another type or out of range.
+    """
+    path = folder / "generation_config.json"
+    config = _read(folder)
+    defaults: dict[str, bool | int | float] = {}
+    if (sample := config.get("do_sample")) is not None:
+        if not isinstance(sample, bool):
+            raise ConfigError(f"{path}: do_sample is {str(sample)[:80]!r}, and true or false was expected.")
+        defaults["do_sample"] = sample
+    for key, (low, high, kind) in _RANGES.items():
+        value = config.get(key)
+        if value is None:
+            continue
+        whole = kind is not int or (_is_number(value) and value == int(value))
+        if not _is_number(value) or not whole or not low <= value <= high or (key in _OPEN and value == low):
+            what = "a whole number" if kind is int else "a number"
+            bounds = _OPEN.get(key, f"of at least {low:g}") + ("" if math.isinf(high) else f" and at most {high:g}")
+            raise ConfigError(f"{path}: {key} is {str(value)[:80]!r}, and {what} {bounds} was expected.")
+        defaults[key] = kind(value)
+    return defaults

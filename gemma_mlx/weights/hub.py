@@ -1,0 +1,340 @@
+"""A model's name -> the folder it lies in: a path, the model in the box, or a Hugging Face repository.
+
+The only file that knows huggingface_hub, whose cache and settings it keeps to: HF_HOME, HF_HUB_CACHE, HF_TOKEN,
+HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean elsewhere, and what another program fetched is not fetched again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gemma_mlx import registry
+from gemma_mlx.config import read_config
+from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
+from gemma_mlx.weights.files import INDEX, check_folder
+
+DEMO: Final = "demo"
+DEMO_FOLDER: Final = Path(__file__).resolve().parent.parent / "demo"
+
+# What we read of a repository; patterns of fnmatch, from its top folder.
+WANTED: Final = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    INDEX,
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "*processor_config.json",
+)
+
+# Memory for each byte of weights: caches and working space come on top. A guess until there is an estimate.
+HEADROOM: Final = 1.2
+
+# Newest first. Both names of Gemma 3 are one generation.
+_GENERATIONS: Final = (("gemma3", "gemma3_text"), ("gemma2", "vaultgemma"), ("gemma",))
+_OWNER_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
+
+# To guess what a mistyped name meant.
+_PUBLISHED: Final = tuple(
+    f"google/{name}"
+    for name in (
+        "gemma-3-270m", "gemma-3-270m-it", "gemma-3-1b-pt", "gemma-3-1b-it", "gemma-3-4b-pt", "gemma-3-4b-it",
+        "gemma-3-12b-pt", "gemma-3-12b-it", "gemma-3-27b-pt", "gemma-3-27b-it", "gemma-2-2b", "gemma-2-2b-it",
+        "gemma-2-9b", "gemma-2-9b-it", "gemma-2-27b", "gemma-2-27b-it", "gemma-2b", "gemma-2b-it", "gemma-7b",
+        "gemma-7b-it", "gemma-1.1-2b-it", "gemma-1.1-7b-it", "codegemma-2b", "codegemma-7b", "codegemma-7b-it",
+        "functiongemma-270m-it", "medgemma-4b-it", "medgemma-27b-text-it", "translategemma-4b-it", "vaultgemma-1b",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """A Gemma in the Hugging Face cache that this version runs.
+
+    Attributes:
+        name: of the repository.
+        folder: its newest files.
+        model_type: config.json's.
+        nbytes: of its weights' files.
+        modified: when config.json came, in seconds since 1970.
+        chats: whether a chat template came with it.
+    """
+
+    name: str
+    folder: Path
+    model_type: str
+    nbytes: int
+    modified: float
+    chats: bool
+
+
+def resolve(name: str) -> Path:
+    """The folder of the model called `name`, fetched from Hugging Face where it is not on this machine yet.
+
+    Args:
+        name: a folder, "demo", or the id of a repository, which is "owner/name".
+
+    Raises:
+        ModelNotFoundError: there is no such model, or it cannot be fetched.
+        ConfigError, UnsupportedModelError: the repository cannot be run; known before its weights are fetched.
+    """
+    if name == DEMO:
+        if not (DEMO_FOLDER / "config.json").exists() or not any(DEMO_FOLDER.glob("*.safetensors")):
+            raise ModelNotFoundError(
+                "The model in the box is not in this installation: its weights are missing.",
+                "Install the package again, or name a model: gemma chat google/gemma-3-1b-it",
+            )
+        return DEMO_FOLDER
+    if not name.strip() or "\0" in name:
+        raise ModelNotFoundError("An empty name is no model's.", "gemma chat demo")
+    folder = Path(name).expanduser()
+    if folder.exists():
+        check_folder(folder)
+        return folder
+    if not _OWNER_NAME.fullmatch(name) or name.endswith((".", ".git")) or ".." in name or "--" in name:
+        raise _no_such_name(name)
+    cached = _cached(name)
+    if cached is not None and _is_complete(cached):
+        return cached
+    return _fetch(name, cached)
+
+
+def installed() -> list[Installed]:
+    """Every Gemma in the Hugging Face cache that is complete and of an architecture this version runs.
+
+    Reads configs and the sizes of files, no weights; sorted by name.
+    """
+    return sorted(_scan(), key=lambda model: model.name)
+
+
+def default_model(limit_bytes: int | None) -> tuple[str, Path, str]:
+    """What to run where no model is named: (name, folder, the sentence that says why).
+
+    The newest generation on this machine, and of it the largest that fits; a model without a chat template stands
+    behind all that have one. The model in the box where there is none.
+
+    Args:
+        limit_bytes: memory that a model may take; None where it is not known.
+    """
+    from gemma_mlx.weights.load import inspect
+
+    models = sorted(installed(), key=lambda model: (not model.chats, _generation(model), -model.nbytes))
+    for model in models:
+        try:
+            needed = inspect(model.folder).memory_bytes() * HEADROOM
+        except GemmaError:  # damaged: `gemma show` says how
+            continue
+        if limit_bytes is None or needed <= limit_bytes:
+            fits = "" if limit_bytes is None else f" that fits in {limit_bytes / 1e9:.0f} GB"
+            return model.name, model.folder, f"{model.name} is the newest Gemma on this machine{fits}."
+    what = "No Gemma was found on this machine" if not models else (
+        f"None of the {len(models)} Gemmas on this machine fits in {(limit_bytes or 0) / 1e9:.0f} GB of memory"
+        if len(models) > 1
+        else f"{models[0].name}, the only Gemma on this machine, does not fit or cannot be read"
+    )  # fmt: skip
+    why = f"{what}, so this is the model in the box: tiny, made to try the program, and no help with real questions."
+    return DEMO, resolve(DEMO), why
+
+
+def _generation(model: Installed) -> int:
+    return next((index for index, kinds in enumerate(_GENERATIONS) if model.model_type in kinds), len(_GENERATIONS))
+
+
+def _repositories() -> Iterator[tuple[str, Path]]:
+    """(name, newest snapshot) of every model repository in the cache."""
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HUB_CACHE)
+    for repository in root.glob("models--*--*") if root.is_dir() else ():
+        snapshot = _snapshot(repository)
+        if snapshot is not None:
+            yield repository.name.removeprefix("models--").replace("--", "/", 1), snapshot
+
+
+def _snapshot(repository: Path) -> Path | None:
+    """The files of the branch main, as far as they are here."""
+    try:
+        commit = (repository / "refs" / "main").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    snapshot = repository / "snapshots" / commit
+    return snapshot if re.fullmatch(r"[0-9a-fA-F]{7,64}", commit) and snapshot.is_dir() else None
+
+
+def _scan() -> Iterator[Installed]:
+    for name, folder in _repositories():
+        if not (folder / "config.json").exists() or not _is_complete(folder):
+            continue
+        try:
+            config = read_config(folder)
+            kind = config.get("model_type")
+            if kind not in registry.MODULES:
+                continue
+            registry.match(config)
+            files = [path.stat().st_size for path in folder.glob("model*.safetensors")]
+            modified = (folder / "config.json").stat().st_mtime
+        except (GemmaError, OSError):  # no Gemma we run, or gone while we looked
+            continue
+        yield Installed(
+            name=name,
+            folder=folder,
+            model_type=str(kind),
+            nbytes=sum(files),
+            modified=modified,
+            chats=_has_template(folder),
+        )
+
+
+def _has_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return True
+    try:
+        return b'"chat_template"' in (folder / "tokenizer_config.json").read_bytes()
+    except OSError:
+        return False
+
+
+def _cached(name: str) -> Path | None:
+    from huggingface_hub import constants
+
+    return _snapshot(Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}")
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether every file that is needed to run is there; unfinished downloads lie elsewhere in the cache."""
+    if not (folder / "config.json").exists():
+        return False
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        return False
+    index = folder / INDEX
+    if not index.exists():
+        return any(path.exists() for path in folder.glob("model*.safetensors"))
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        return all((folder / str(file)).exists() for file in set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return True  # not missing but damaged: the loader says how
+
+
+def _fetch(name: str, cached: Path | None) -> Path:
+    """Downloads `name` into the cache; files that are complete, and the done part of others, are not fetched again."""
+    from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
+
+    begun = (
+        f"What is here of {name} is not complete, and "
+        if cached is not None
+        else f"{name} is not on this machine, and "
+    )
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise ModelNotFoundError(
+                f"{begun}HF_HUB_OFFLINE forbids to fetch it.", f"HF_HUB_OFFLINE=0 gemma chat {name}"
+            )
+        # First what says whether the rest is worth fetching.
+        first = Path(hf_hub_download(name, "config.json")).parent
+        registry.match(read_config(first))
+        _check_room(name)
+        folder = Path(snapshot_download(name, allow_patterns=list(WANTED)))
+    except errors.GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{name} is a gated repository: its terms must be accepted before it can be fetched.",
+            f"Accept them at {constants.ENDPOINT}/{name}, then log in on this machine: hf auth login",
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise _no_such_repository(name) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise UnsupportedModelError(
+            f"The repository {name} has no config.json, so it is not in the Hugging Face layout.",
+            "It may hold GGUF or other files only; fetch the original repository, for example google/gemma-3-1b-it.",
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.DryRunError) as error:
+        raise ModelNotFoundError(
+            f"{begun}{constants.ENDPOINT} cannot be reached.",
+            "Check the network and try again; the model in the box needs none: gemma chat demo",
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise ModelNotFoundError(
+            f"{begun}{constants.ENDPOINT} answers with error {error.response.status_code}.",
+            "Try again later; what was fetched is kept.",
+        ) from error
+    except (errors.HTTPError, errors.XetDownloadError, ConnectionError) as error:
+        raise ModelNotFoundError(
+            f"The download of {name} stopped: {str(error)[:200] or type(error).__name__}.",
+            "Run the command again: it goes on where it stopped.",
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise ModelNotFoundError(
+                f"{name} cannot be stored in {constants.HF_HUB_CACHE}: {error.strerror or error}.",
+                "HF_HOME says where the cache lies; choose a folder you can write to.",
+            ) from error
+        raise ModelNotFoundError(
+            f"The disk of {constants.HF_HUB_CACHE} is full, so {name} cannot be stored.", _MAKE_ROOM
+        ) from error
+    check_folder(folder)
+    return folder
+
+
+_MAKE_ROOM: Final = (
+    "Remove models you do not need: hf cache ls, hf cache rm; or let HF_HOME name a folder on another disk."
+)
+
+
+def _check_room(name: str) -> None:
+    """Raises ModelNotFoundError where the disk has no room for what is still to be fetched."""
+    from huggingface_hub import constants, snapshot_download
+
+    plans = snapshot_download(name, allow_patterns=list(WANTED), dry_run=True)
+    needed = sum(plan.file_size or 0 for plan in plans if plan.will_download)
+    root = Path(constants.HF_HUB_CACHE)
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise ModelNotFoundError(
+            f"{name} needs {needed / 1e9:.1f} GB of disk, and {root} has {free / 1e9:.1f} GB left.", _MAKE_ROOM
+        )
+
+
+def _near(name: str) -> list[str]:
+    known = [*(model for model, _ in _repositories()), *_PUBLISHED]
+    whole = {known_name.lower(): known_name for known_name in known}
+    bare = {known_name.rpartition("/")[2].lower(): known_name for known_name in known}
+    found = difflib.get_close_matches(name.lower(), whole, 2, 0.8)
+    if found:
+        return [whole[key] for key in found]
+    return [bare[key] for key in difflib.get_close_matches(name.rpartition("/")[2].lower(), bare, 2, 0.75)]
+
+
+def _no_such_repository(name: str) -> ModelNotFoundError:
+    near = [model for model in _near(name) if model != name]
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return ModelNotFoundError(
+        f"There is no repository {name} on Hugging Face that this machine may see.",
+        hint + "For a private one log in first: hf auth login",
+    )
+
+
+def _no_such_name(name: str) -> ModelNotFoundError:
+    shown = name if len(name) <= 100 else name[:97] + "..."
+    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        return ModelNotFoundError(
+            f"There is no folder {shown}.", "A checkpoint's folder holds config.json and *.safetensors."
+        )
+    near = _near(name)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "For example: gemma chat google/gemma-3-1b-it"
+    return ModelNotFoundError(
+        f"{shown!r} is neither a folder here nor the id of a repository, which is owner/name.", hint
+    )

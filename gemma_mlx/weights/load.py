@@ -1,0 +1,330 @@
+"""A checkpoint's folder -> what is in it (`inspect`), or a model whose tensors are read when first used (`load`).
+
+Both hold the files against the model that config.json describes, built but not evaluated: every parameter must be there
+in its shape, and every tensor must be a parameter or be listed with the reason it is not read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from gemma_mlx import registry
+from gemma_mlx.config import read_config
+from gemma_mlx.device import compute_dtype
+from gemma_mlx.errors import InputError, WeightsError
+from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.registry import Match
+from gemma_mlx.weights.files import check_folder, stored_tensors
+from gemma_mlx.weights.header import TensorInfo
+from gemma_mlx.weights.quantized import FLOATING, Quantization, plan, quantize, read_table
+
+OnProgress = Callable[[str, int, int], None]
+
+COMPUTE_DTYPES: Final = (mx.float32, mx.bfloat16)
+
+_EMBEDDING: Final = "model.embed_tokens"
+_HEAD: Final = "lm_head."
+_DTYPES: Final[Mapping[str, mx.Dtype]] = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
+_DTYPE_NAMES: Final = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+_PORTIONS: Final = 50  # read at once: a fiftieth of the weights, so that the peak stays within a few percent of them
+_AGAIN: Final = "Fetch the model again into an empty folder; config.json and the files may be of different checkpoints."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a folder holds, known from its config and headers.
+
+    Attributes:
+        folder: where it lies.
+        match: its architecture and spec, with the embedding scale rounded as its dtype rounds it.
+        config: config.json.
+        tensors: parameter name -> where it lies.
+        unread: name of a tensor or a file -> why it is left on the disk.
+        quantization: path of each module that could be quantized -> how it is, None where it is not.
+        weights: how many numbers the parameters stand for, packed or not, without scales and biases of quantization.
+    """
+
+    folder: Path
+    match: Match
+    config: dict[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    unread: Mapping[str, str]
+    quantization: Mapping[str, Quantization | None]
+    weights: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors in the files."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits in the files for each weight, scales and biases included."""
+        return self.nbytes * 8 / self.weights
+
+    def memory_bytes(self, dtype: mx.Dtype | None = None) -> int:
+        """Bytes of its parameters in memory, when it computes in `dtype`."""
+        size = (compute_dtype() if dtype is None else dtype).size
+        return sum(
+            math.prod(tensor.shape) * size if tensor.dtype in FLOATING else tensor.nbytes
+            for tensor in self.tensors.values()
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to compute, and where it comes from."""
+
+    model: Decoder
+    checkpoint: Checkpoint
+
+
+def inspect(folder: Path) -> Checkpoint:
+    """Reads config.json and the headers in `folder`, and checks them against each other.
+
+    No tensor is read and no memory is taken.
+
+    Raises:
+        GemmaError: whatever is wrong with the checkpoint, as a sentence.
+    """
+    return _assemble(folder)[0]
+
+
+def load(folder: Path, *, dtype: mx.Dtype | None = None) -> Loaded:
+    """The model in `folder`. Its tensors stay in the files until they are used, or `materialize` reads them.
+
+    Files that are changed or deleted before that make the first use fail: MLX keeps them open and reads late.
+
+    Args:
+        folder: in the Hugging Face layout.
+        dtype: of activations and floating parameters, float32 or bfloat16; None takes what suits the machine.
+
+    Raises:
+        InputError: `dtype` is another one. float16 is too narrow for Gemma's residual stream.
+        GemmaError: whatever is wrong with the checkpoint, as a sentence.
+    """
+    dtype = compute_dtype() if dtype is None else dtype
+    if dtype not in COMPUTE_DTYPES:
+        raise InputError(
+            f"A Gemma cannot compute in {str(dtype).rpartition('.')[2]}; it computes in float32 or bfloat16.",
+            "float16 is too narrow for its activations, which overflow to NaN. Use bfloat16.",
+        )
+    checkpoint, model = _assemble(folder)
+    arrays = {file: _lazy(file) for file in {tensor.file for tensor in checkpoint.tensors.values()}}
+    modules = dict(model.named_modules())
+    parameters = []
+    for parameter, tensor in checkpoint.tensors.items():
+        array = arrays[tensor.file][tensor.name]
+        module = modules[parameter.rpartition(".")[0]]
+        if hasattr(module, "from_stored"):
+            array = module.from_stored(array)
+        parameters.append((parameter, array.astype(dtype) if tensor.dtype in FLOATING else array))
+    model.load_weights(parameters)
+    model.set_compute_dtype(dtype)
+    model.eval()
+    return Loaded(model, checkpoint)
+
+
+def materialize(model: nn.Module, on_progress: OnProgress | None = None) -> None:
+    """Reads and casts every parameter, the largest group first and a little at a time: what is cast is held twice.
+
+    Args:
+        model: what `load` returned.
+        on_progress: called with (what, bytes done, bytes in all) before the first group and after each.
+
+    Raises:
+        WeightsError: a file changed or went away, or memory ran out.
+    """
+    groups: dict[str, list[mx.array]] = {}
+    for parameter, array in named_parameters(model):
+        layer = re.match(r"(?:.*\.)?layers\.(\d+)\.", parameter)
+        what = f"layer {int(layer[1]) + 1}" if layer else parameter.split(".")[-2].replace("_", " ")
+        groups.setdefault(what, []).append(array)
+    sizes = {what: sum(array.nbytes for array in arrays) for what, arrays in groups.items()}
+    done, total = 0, sum(sizes.values())
+    if on_progress is not None:
+        on_progress("weights", 0, total)
+    for what in sorted(sizes, key=lambda what: -sizes[what]):
+        try:
+            for arrays in _portions(groups[what], total // _PORTIONS):
+                mx.eval(arrays)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"The weights ({what}) could not be read into memory: {error}.",
+                "A file may have been changed or deleted since it was opened, or memory ran out. Try once more.",
+            ) from error
+        done += sizes[what]
+        if on_progress is not None:
+            on_progress(what, done, total)
+
+
+def _portions(arrays: Sequence[mx.array], most: int) -> Iterator[list[mx.array]]:
+    """`arrays` in portions of at most `most` bytes, or of one array."""
+    portion: list[mx.array] = []
+    for array in arrays:
+        if portion and sum(other.nbytes for other in portion) + array.nbytes > most:
+            yield portion
+            portion = []
+        portion.append(array)
+    yield portion
+
+
+def _assemble(folder: Path) -> tuple[Checkpoint, Decoder]:
+    """The checkpoint, and its model with parameters of the right shapes, none of them evaluated."""
+    check_folder(folder)
+    config = read_config(folder)
+    match = registry.match(config)
+    names = match.architecture.NAMES
+    table = read_table(config, names)
+    stored = stored_tensors(folder)
+    tensors = {parameter: stored.tensors[name] for name, parameter in names.translate(stored.tensors).items()}
+    unread = dict(stored.unread) | {name: why for name in stored.tensors if (why := names.why_unread(name)) is not None}
+    spec = match.spec
+    if spec.tied_head and f"{_HEAD}weight" in tensors:
+        head = {parameter: tensor for parameter, tensor in tensors.items() if parameter.startswith(_HEAD)}
+        if all(_is_copy(tensor, tensors.get(_embedding_of(parameter))) for parameter, tensor in head.items()):
+            tensors = {parameter: tensor for parameter, tensor in tensors.items() if parameter not in head}
+            unread |= {tensor.name: "a copy of the embedding table" for tensor in head.values()}
+        else:
+            # The config says tied, the files hold two tables: transformers and mlx-lm then use both, and so do we.
+            spec = replace(spec, tied_head=False)
+    spec = replace(spec, embed_scale=_rounded(spec.embed_scale, tensors, config))
+    model = match.architecture.build(spec)
+    shapes = _shapes(model)
+    quantization = plan(model, table, tensors, names)
+    quantize(model, quantization)
+    _check(match.model_type, _shapes(model), tensors, quantization)
+    checkpoint = Checkpoint(
+        folder=folder,
+        match=replace(match, spec=spec),
+        config=config,
+        tensors=tensors,
+        unread=unread,
+        quantization=quantization,
+        weights=sum(map(math.prod, shapes.values())),
+    )
+    return checkpoint, model
+
+
+def named_parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
+    """(name, parameter) in the order of the network; a name is where a checkpoint has it."""
+    return cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in named_parameters(model)}
+
+
+def _check(
+    model_type: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, TensorInfo],
+    quantization: Mapping[str, Quantization | None],
+) -> None:
+    """Every parameter has its tensor, in its shape and a fitting dtype, and every tensor its parameter."""
+    missing = [name for name in shapes if name not in tensors]
+    if missing:
+        raise WeightsError(
+            f"The files lack {_count(missing, 'tensor')} that a {model_type} of this config needs: {_few(missing)}.",
+            _AGAIN,
+        )
+    left = [tensor.name for parameter, tensor in tensors.items() if parameter not in shapes]
+    if left:
+        raise WeightsError(
+            f"The files hold {_count(left, 'tensor')} for which a {model_type} of this config has no place: "
+            f"{_few(left)}.",
+            _AGAIN,
+        )
+    wrong = [name for name, shape in shapes.items() if tensors[name].shape != shape]
+    if wrong:
+        first = tensors[wrong[0]]
+        raise WeightsError(
+            f"{_count(wrong, 'tensor')} {'has' if len(wrong) == 1 else 'have'} another shape than config.json says: "
+            f"{first.name!r} is {list(first.shape)}, and should be {list(shapes[wrong[0]])}.",
+            _AGAIN,
+        )
+    for name in shapes:
+        tensor, allowed = tensors[name], _dtypes(name, quantization)
+        if tensor.dtype not in allowed:
+            raise WeightsError(
+                f"The tensor {tensor.name!r} is {tensor.dtype}, and should be {' or '.join(allowed)}.",
+                "It may be quantized by another program; use the unquantized checkpoint, or one made for MLX.",
+            )
+
+
+def _dtypes(parameter: str, quantization: Mapping[str, Quantization | None]) -> Sequence[str]:
+    path, _, name = parameter.rpartition(".")
+    how = quantization.get(path)
+    if how is None or name == "bias":
+        return FLOATING
+    if name == "weight":
+        return ("U32",)
+    return FLOATING if how.mode == "affine" else ("U8",)
+
+
+def _embedding_of(head: str) -> str:
+    return f"{_EMBEDDING}.{head.removeprefix(_HEAD)}"
+
+
+def _is_copy(one: TensorInfo, other: TensorInfo | None) -> bool:
+    """Whether two tensors hold the same bytes, judged by 64 samples: two trained tables differ everywhere."""
+    if other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    samples, width = 64, 4096
+    try:
+        with one.file.open("rb") as first, other.file.open("rb") as second:
+            for index in range(samples):
+                offset = max(one.nbytes - width, 0) * index // (samples - 1)
+                count = min(width, one.nbytes - offset)
+                first.seek(one.start + offset)
+                second.seek(other.start + offset)
+                if first.read(count) != second.read(count):
+                    return False
+    except OSError as error:
+        raise WeightsError(f"{one.file} cannot be read: {error.strerror or error}.", _AGAIN) from error
+    return True
+
+
+def _rounded(scale: float, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> float:
+    """The embedding scale in the dtype of the embedding table: sqrt(3072) is 55.5 in bfloat16.
+
+    The models were trained so (huggingface/transformers PR 29402). A packed table has the dtype of its scales, or where
+    those are 8 bits wide, the one config.json names.
+    """
+    table = tensors.get(f"{_EMBEDDING}.scales") or tensors.get(f"{_EMBEDDING}.weight")
+    dtype = _DTYPES.get(table.dtype) if table is not None else None
+    if dtype is None:
+        text = config.get("text_config")
+        sections = (config, text if isinstance(text, dict) else {})
+        stated = [section.get(key) for section in sections for key in ("dtype", "torch_dtype")]
+        dtype = next(
+            (_DTYPE_NAMES[name] for name in stated if isinstance(name, str) and name in _DTYPE_NAMES), mx.bfloat16
+        )
+    return cast(float, mx.array(scale, dtype).item())
+
+
+def _lazy(file: Path) -> dict[str, mx.array]:
+    try:
+        arrays = mx.load(str(file))
+    except (RuntimeError, ValueError) as error:
+        raise WeightsError(f"{file} cannot be opened: {error}.", _AGAIN) from error
+    assert isinstance(arrays, dict)
+    return arrays
+
+
+def _count(names: Sequence[str], noun: str) -> str:
+    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

@@ -1,0 +1,73 @@
+"""The public object: logits and ids, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+import gemma_mlx
+from gemma_mlx.errors import InputError, ModelNotFoundError, TokenizerError
+from gemma_mlx.gemma import Gemma, Tokens
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="module")
+def gemma() -> Gemma:
+    return gemma_mlx.load(GOLDENS / "gemma2", mx.float32)
+
+
+def test_logits_of_one_sequence_and_of_several(gemma: Gemma) -> None:
+    one = gemma.logits([5, 6, 7])
+    assert (one.shape, one.dtype) == ((1, 3, 96), mx.float32)
+    several = gemma.logits([[5, 6, 7], [8, 9, 10]])
+    assert mx.array_equal(several[:1], one)
+
+
+def test_logits_are_float32_whatever_it_computes_in() -> None:
+    assert gemma_mlx.load(GOLDENS / "gemma2", mx.bfloat16).logits([5, 6]).dtype == mx.float32
+
+
+def test_generate_is_greedy_and_stops(gemma: Gemma) -> None:
+    ids = gemma.generate([2, 5, 6], max_tokens=10)
+    assert len(ids) == 10
+    assert gemma.generate(mx.array([2, 5, 6]), max_tokens=10, chunk=2) == ids
+    assert gemma.generate([2, 5, 6], max_tokens=10, stop_ids={ids[3]}) == ids[: ids.index(ids[3]) + 1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([], "integers"),
+        ([[1, 2], [3]], "rows of one length"),
+        (mx.array([1.5, 2.0]), "integers"),
+        (mx.array([[[1]]]), "integers"),
+        ([5, 96], "between 0 and 95; these reach from 5 to 96"),
+        ([-1, 5], "between 0 and 95; these reach from -1"),
+    ],
+)
+def test_ids_that_are_none_are_refused(gemma: Gemma, tokens: Tokens, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        gemma.logits(tokens)
+
+
+def test_generate_takes_one_sequence(gemma: Gemma) -> None:
+    with pytest.raises(InputError, match="continues one sequence, and was given 2"):
+        gemma.generate([[1, 2], [3, 4]])
+
+
+def test_progress_is_told_while_the_weights_are_read() -> None:
+    told: list[tuple[str, int, int]] = []
+    gemma_mlx.load(GOLDENS / "gemma", mx.float32, on_progress=lambda *step: told.append(step))
+    assert told[0][1] == 0
+    assert told[-1][1] == told[-1][2] == 34_360 * 4
+    assert [step[1] for step in told] == sorted(step[1] for step in told)
+
+
+def test_what_is_not_there_is_named(gemma: Gemma, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        gemma_mlx.load(tmp_path / "nowhere")
+    with pytest.raises(TokenizerError, match="has no tokenizer"):
+        _ = gemma.processor

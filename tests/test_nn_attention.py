@@ -1,0 +1,77 @@
+"""Attention against NumPy written from the definition: grouping, scale, rotation, cap, norm, window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map
+
+from gemma_mlx.cache.none import NoCache
+from gemma_mlx.nn.attention import Attention
+from gemma_mlx.nn.mask import attention_mask
+from gemma_mlx.spec import AttentionSpec, Rope
+
+DIM, LENGTH, EPS = 10, 7, 1e-3
+SPEC = AttentionSpec(heads=4, kv_heads=2, head_dim=6, scale=0.31, rope=Rope(theta=50.0))
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def rotated(x: Array, rope: Rope) -> Array:
+    """[H L D]; dimension i rotates with i + D/2 by position · scale · theta^(-2i/D)."""
+    half = x.shape[-1] // 2
+    angles = np.arange(x.shape[1])[:, None] * rope.scale * rope.theta ** (-np.arange(half) / half)
+    a, b = x[..., :half], x[..., half:]
+    return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], -1)
+
+
+def reference(x: Array, weights: dict[str, Array], spec: AttentionSpec) -> Array:
+    def project(name: str, heads: int) -> Array:
+        out = x @ weights[f"{name}_proj.weight"].T + weights.get(f"{name}_proj.bias", 0.0)
+        out = out.reshape(LENGTH, heads, spec.head_dim).transpose(1, 0, 2)
+        norm = weights.get(f"{name}_norm.weight")
+        return out if norm is None else out / np.sqrt((out**2).mean(-1, keepdims=True) + EPS) * norm
+
+    q, k = rotated(project("q", spec.heads), spec.rope), rotated(project("k", spec.kv_heads), spec.rope)
+    v, out = project("v", spec.kv_heads), np.zeros((LENGTH, spec.heads, spec.head_dim))
+    for head in range(spec.heads):
+        group = head // (spec.heads // spec.kv_heads)
+        for at in range(LENGTH):
+            first = 0 if spec.window is None else max(0, at - spec.window + 1)
+            scores = k[group, first : at + 1] @ q[head, at] * spec.scale
+            if spec.softcap is not None:
+                scores = spec.softcap * np.tanh(scores / spec.softcap)
+            weight = np.exp(scores - scores.max())
+            out[at, head] = weight / weight.sum() @ v[group, first : at + 1]
+    return out.reshape(LENGTH, -1) @ weights["o_proj.weight"].T + weights.get("o_proj.bias", 0.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"kv_heads": 1},
+        {"kv_heads": 4},
+        {"window": 3},
+        {"softcap": 0.7},
+        {"softcap": 0.7, "window": 3},
+        {"qk_norm": True},
+        {"bias": True},
+        {"rope": Rope(theta=900.0, scale=0.125)},
+    ],
+    ids=str,
+)
+def test_equals_the_definition(change: dict[str, Any]) -> None:
+    spec = replace(SPEC, **change)
+    attention = Attention(DIM, spec, EPS)
+    attention.update(tree_map(lambda array: 0.7 * mx.random.normal(array.shape), attention.parameters()))
+    weights = {name: np.array(array).astype(np.float64) for name, array in tree_flatten(attention.parameters())}
+    x = mx.random.normal((1, LENGTH, DIM))
+    mask = attention_mask(LENGTH, LENGTH, 0, spec.window, None, as_array=spec.softcap is not None)
+    ours = np.array(attention(x, mask, NoCache())[0])
+    expected = reference(np.array(x[0]).astype(np.float64), weights, spec)
+    assert np.abs(ours - expected).max() < 1e-5 * max(1.0, np.abs(expected).max())

@@ -1,0 +1,61 @@
+"""Masks, against the rule written out position by position."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from gemma_mlx.nn.mask import attention_mask
+
+
+def rule(queries: int, keys: int, offset: int, window: int | None, padding: int) -> list[list[bool]]:
+    first = offset + queries - keys
+    return [
+        [
+            k <= q and (window is None or k > q - window) and (k >= padding or k == q)
+            for k in range(first, offset + queries)
+        ]
+        for q in range(offset, offset + queries)
+    ]
+
+
+def shown(mask: object, queries: int, keys: int) -> list[list[bool]]:
+    """What None and "causal" stand for."""
+    if mask is None:
+        return [[True] * keys] * queries
+    if mask == "causal":
+        return [[k <= keys - queries + q for k in range(keys)] for q in range(queries)]
+    assert isinstance(mask, mx.array)
+    return mask.tolist()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("window", [None, 1, 4, 5])
+@pytest.mark.parametrize(
+    ("queries", "before"), [(1, 0), (1, 9), (3, 0), (4, 0), (5, 0), (6, 0), (13, 0), (3, 2), (7, 20)]
+)
+def test_every_query_sees_what_it_should(queries: int, before: int, window: int | None, as_array: bool) -> None:
+    keys = queries + (before if window is None else min(before, window - 1))
+    mask = attention_mask(queries, keys, before, window, None, as_array=as_array)
+    assert shown(mask, queries, keys) == rule(queries, keys, before, window, 0)
+    assert not (as_array and mask == "causal")
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize(("queries", "before"), [(1, 9), (6, 0), (3, 2), (7, 20)])
+def test_padding_is_hidden_and_sees_itself(queries: int, before: int, window: int | None) -> None:
+    keys = queries + (before if window is None else min(before, window - 1))
+    padding = [3, 0, 8]
+    mask = attention_mask(queries, keys, before, window, mx.array(padding), as_array=False)
+    assert isinstance(mask, mx.array)
+    assert mask.shape == (3, 1, queries, keys)
+    for row, columns in enumerate(padding):
+        assert mask[row, 0].tolist() == rule(queries, keys, before, window, columns)
+        assert all(any(seen) for seen in mask[row, 0].tolist())  # type: ignore[union-attr, arg-type]
+
+
+def test_no_array_where_the_kernel_needs_none() -> None:
+    """Decoding and short prompts: an array costs L x S bytes and keeps the kernel from its fused path."""
+    assert attention_mask(1, 4, 30, 4, None, as_array=True) is None
+    assert attention_mask(8, 8, 0, None, None, as_array=False) == "causal"
+    assert attention_mask(4, 4, 0, 4, None, as_array=False) == "causal"
