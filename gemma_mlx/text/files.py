@@ -28,7 +28,7 @@ def read_bytes(path: Path, limit_bytes: int, error: type[CheckpointError | Templ
         data = path.read_bytes()
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}.") from problem
-    if not data.strip():
+    if not data or data.isspace():
         raise error(f"{path} is empty.", _FETCH_AGAIN)
     if data.startswith(_LFS_POINTER):
         raise error(f"{path} is a Git LFS pointer, not the file itself.", f"git -C '{path.parent}' lfs pull")

@@ -19,8 +19,6 @@ from gemma_mlx.text.special import SpecialTokens
 from gemma_mlx.text.tokenizer import Segment
 
 _PROBE = " Ab  c\n\U0010fffd"  # the last character is in no vocabulary
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

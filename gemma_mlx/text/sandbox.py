@@ -45,9 +45,10 @@ class _Run:
     """One rendering: the time it says it is, and the loop steps it has left."""
 
     now: datetime
-    steps: int = MAX_STEPS
+    steps: int
 
     def spend(self, steps: int) -> None:
+        """Raises LimitError where that many are not left."""
         self.steps -= steps
         if self.steps < 0:
             raise LimitError(f"it takes more than {MAX_STEPS:,} loop steps")
@@ -93,17 +94,17 @@ class _Namespace(Namespace):
     def __init__(self, /, *args: Any, **kwargs: Any) -> None:
         values = dict(*args, **kwargs)
         for name in values:
-            self._check(name)
+            _check_name(name)
         super().__init__(values)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._check(name)
+        _check_name(name)
         super().__setitem__(name, value)
 
-    @staticmethod
-    def _check(name: object) -> None:
-        if not isinstance(name, str) or name.startswith("_"):
-            raise SecurityError(f"it sets {name!r} on a namespace")
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or name.startswith("_"):
+        raise SecurityError(f"it sets {name!r} on a namespace")
 
 
 @pass_context  # so that jinja2 does not try to fold it while compiling
@@ -111,7 +112,9 @@ def _counted(_: Context, items: Iterable[Any]) -> Iterator[Any]:
     """What every loop runs over: the same items, each spending a step."""
     run = _run.get()
     for item in items:
-        run.spend(1)
+        run.steps -= 1
+        if run.steps < 0:
+            run.spend(0)
         yield item
 
 
@@ -193,7 +196,7 @@ class Program:
         Raises:
             TemplateError: the template refuses the conversation, or fails.
         """
-        token = _run.set(_Run(now))
+        token = _run.set(_Run(now, MAX_STEPS))
         parts: list[str] = []
         length = 0
         try:

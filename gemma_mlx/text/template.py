@@ -225,20 +225,23 @@ class CheckpointTemplate(ChatTemplate):
         opening, closing = self._private(2, contents)
         # A blank text is harmless and stays: templates ask whether there is any.
         marks = [f"{opening}{index}{closing}" if text.strip() else text for index, text in enumerate(contents)]
+        numbers = {mark: index for index, mark in enumerate(marks) if mark.startswith(opening)}
         try:
-            first, *rest = re.split(f"{opening}([0-9]+){closing}", write(marks))
+            first, *rest = re.split(f"({opening}[0-9]+{closing})", write(marks))
         except TemplateError:  # it reads the texts, and the mark is none it knows
             return None
         if not true.startswith(first):
             return None
         at = len(first)
         segments = [Segment(first, control=True)]
-        for index, own in zip(rest[::2], rest[1::2], strict=True):
-            text = next((text for text in _trimmed(contents[int(index)]) if true.startswith(text + own, at)), None)
+        for mark, own in zip(rest[::2], rest[1::2], strict=True):
+            index = numbers.get(mark)  # None where the template wrote a number into the mark
+            forms = () if index is None else _trimmed(contents[index])
+            text = next((text for text in forms if true.startswith(text + own, at)), None)
             if text is None:
                 return None
             at += len(text) + len(own)
-            segments += (Segment(text, control=False, message=int(index)), Segment(own, control=True))
+            segments += (Segment(text, control=False, message=index), Segment(own, control=True))
         return _merge(segments) if at == len(true) else None
 
     def _guard(self, contents: Sequence[str], write: Callable[[Sequence[str]], str]) -> list[Segment]:

@@ -1,0 +1,128 @@
+"""What ends a reply, and the checkpoint's sampling defaults."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemma_mlx.errors import ConfigError
+from gemma_mlx.text.stop import generation_defaults, stop_ids
+from gemma_mlx.text.tokenizer import Tokenizer, load_tokenizer
+from tests.goldens.text import assets
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    return load_tokenizer(assets.small("gemma3"))
+
+
+def write(folder: Path, config: Any) -> Path:
+    (folder / "generation_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return folder
+
+
+def ids(*tokens: str) -> set[int | None]:
+    return {tokenizer().id_of(token) for token in tokens}
+
+
+def test_without_a_file(tmp_path: Path) -> None:
+    assert stop_ids(tmp_path, tokenizer()) == ids("<eos>", "<end_of_turn>")
+    assert generation_defaults(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("value", "more"), [(1, set()), ([1, 77], {77}), ([], set()), (None, set()), (77, {77})])
+def test_an_id_or_a_list(tmp_path: Path, value: Any, more: set[int]) -> None:
+    assert stop_ids(write(tmp_path, {"eos_token_id": value}), tokenizer()) == ids("<eos>", "<end_of_turn>") | more
+
+
+def test_the_eos_token_of_tokenizer_config(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<start_of_image>"}))
+    assert stop_ids(tmp_path, tokenizer()) == ids("<eos>", "<end_of_turn>", "<start_of_image>")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "."}))
+    assert stop_ids(tmp_path, tokenizer()) == ids("<eos>", "<end_of_turn>")  # text does not end a reply
+
+
+def test_gemma_4_ends_its_turns_otherwise(tmp_path: Path) -> None:
+    data = json.loads((assets.small("gemma3") / "tokenizer.json").read_text().replace("<end_of_turn>", "<turn|>"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    other = load_tokenizer(tmp_path)
+    assert stop_ids(tmp_path, other) == {other.eos_id, other.id_of("<turn|>")}
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.5, "1", [1, None], [[1]], {"a": 1}])
+def test_wrong_stop_ids(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"generation_config\.json: eos_token_id is .*, and an id or a list"):
+        stop_ids(write(tmp_path, {"eos_token_id": value}), tokenizer())
+
+
+def test_defaults_are_those_stated(tmp_path: Path) -> None:
+    stated = {
+        "do_sample": True,
+        "temperature": 1,
+        "top_k": 64,
+        "top_p": 0.95,
+        "min_p": 0.0,
+        "repetition_penalty": 1.1,
+        "max_new_tokens": 512,
+    }
+    others = {
+        "cache_implementation": "hybrid",
+        "bos_token_id": 2,
+        "eos_token_id": [1, 106],
+        "transformers_version": "5",
+    }
+    found = generation_defaults(write(tmp_path, stated | others))
+    assert found == stated
+    assert isinstance(found["temperature"], float)
+    assert isinstance(found["top_k"], int)
+    assert generation_defaults(write(tmp_path, {"top_k": None, "top_p": None, "top_k ": 3})) == {}
+    assert generation_defaults(write(tmp_path, {"top_k": 0, "temperature": 0, "top_p": 1, "do_sample": False})) == {
+        "top_k": 0,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "do_sample": False,
+    }
+    assert generation_defaults(write(tmp_path, {"top_k": 64.0})) == {"top_k": 64}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("do_sample", 1, "true or false"),
+        ("do_sample", "yes", "true or false"),
+        ("temperature", -0.1, "a number of at least 0"),
+        ("temperature", "hot", "a number"),
+        ("temperature", True, "a number"),
+        ("temperature", [1], "a number"),
+        ("top_k", -1, "a whole number of at least 0"),
+        ("top_k", 1.5, "a whole number"),
+        ("top_p", 0, "a number above 0 and at most 1"),
+        ("top_p", 1.01, "above 0 and at most 1"),
+        ("min_p", 2, "of at least 0 and at most 1"),
+        ("repetition_penalty", 0, "above 0"),
+        ("max_new_tokens", 0, "of at least 1"),
+    ],
+)
+def test_wrong_defaults(tmp_path: Path, key: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ConfigError, match=rf"generation_config\.json: {key} is .*{allowed}.* was expected"):
+        generation_defaults(write(tmp_path, {key: value}))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_none(tmp_path: Path, value: str) -> None:
+    for key in ("temperature", "top_k", "top_p"):
+        with pytest.raises(ConfigError, match=f"{key} is"):
+            generation_defaults(write(tmp_path, f'{{"{key}": {value}}}'))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\x00"])
+def test_damaged_file(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"generation_config\.json"):
+        generation_defaults(tmp_path)
+    with pytest.raises(ConfigError, match=r"generation_config\.json"):
+        stop_ids(tmp_path, tokenizer())
