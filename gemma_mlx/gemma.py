@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from jaxtyping import Float, Integer
 
+from gemma_mlx import device
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.cache.prefix import PromptCache
-from gemma_mlx.errors import InputError
+from gemma_mlx.errors import InputError, TokenizerError
 from gemma_mlx.generate.events import Token
 from gemma_mlx.generate.loop import generate
 from gemma_mlx.generate.sampling import Options
@@ -44,6 +45,7 @@ def load(
     """
     folder = hub.resolve(str(name))
     gemma = Gemma(str(name), folder, load_weights(folder, dtype=dtype))
+    device.wire()
     if on_progress is not None:
         materialize(gemma.model, on_progress)
     return gemma
@@ -75,9 +77,18 @@ class Gemma:
         """Text and conversations -> ids.
 
         Raises:
-            TokenizerError: the checkpoint has no tokenizer that can be read.
+            TokenizerError: the checkpoint has no tokenizer that can be read, or that of another model.
         """
-        return Processor(self.folder)
+        processor = Processor(self.folder)
+        tokenizer, rows = processor.tokenizer, self.spec.vocab
+        # Control tokens may lie beyond the table: the text-only Gemma 3 have an entry for pictures and no row for it.
+        beyond = sum(id >= rows for id in tokenizer.control_tokens.values())
+        if tokenizer.vocab_size - beyond > rows:
+            raise TokenizerError(
+                f"The tokenizer in {self.folder} has {tokenizer.vocab_size:,} entries, and the model rows for {rows:,}.",
+                "It belongs to another model; copy the tokenizer's files from the one this checkpoint was made from.",
+            )
+        return processor
 
     def logits(self, tokens: Tokens, *, padding: Sequence[int] | None = None) -> Float[mx.array, "B L vocab"]:
         """The logits of whole sequences, without a cache: for perplexity, KL and parity.

@@ -1,0 +1,1 @@
+"""Events to the screen, or to plain text in a pipe."""
