@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,17 +86,25 @@ def check_folder(folder: Path) -> None:
         ) from error
     if not names:
         raise ModelNotFoundError(f"The folder {folder} is empty.", _GET_SAFETENSORS)
+    check_names(f"The folder {folder}", names)
+
+
+def check_names(where: str, names: Sequence[str]) -> None:
+    """Sees whether files of these names may be a checkpoint; `where` begins the sentence if not.
+
+    Raises:
+        UnsupportedModelError: they are weights of another program only.
+        WeightsError: there are no weights among them.
+    """
     if any(name.endswith(".safetensors") for name in names):
         return
     for suffixes, what, hint in FOREIGN:
         found = [name for name in names if name.lower().endswith(suffixes)]
         if found:
-            raise UnsupportedModelError(
-                f"The folder {folder} holds {what} ({found[0]}), and no safetensors files.", hint
-            )
+            raise UnsupportedModelError(f"{where} holds {what} ({found[0]}), and no safetensors files.", hint)
     raise WeightsError(
-        f"The folder {folder} holds no *.safetensors file, so there are no weights to read.",
-        "Name the folder that holds them; after a download that stopped, fetch the model again.",
+        f"{where} holds no *.safetensors file, so there are no weights to read.",
+        "Name one that holds them; after a download that stopped, fetch the model again.",
     )
 
 

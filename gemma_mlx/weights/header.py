@@ -132,20 +132,22 @@ class _DuplicateKeyError(ValueError):
     """A JSON object names one key twice."""
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _DuplicateKeyError(f"it names {_shown(twice)} twice")
+    return found
+
+
+def _no_number(value: str) -> NoReturn:
+    raise ValueError(f"{value} is no number")
+
+
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise _DuplicateKeyError(f"it names {_shown(twice)} twice")
-        return found
-
-    def constant(value: str) -> NoReturn:
-        raise ValueError(f"{value} is no number")
-
     try:
-        header = json.loads(data, object_pairs_hook=once, parse_constant=constant)
+        header = json.loads(data, object_pairs_hook=_once, parse_constant=_no_number)
     except RecursionError as error:
         raise WeightsError(f"The header of {path} is nested too deeply to be one.", _AGAIN) from error
     except ValueError as error:
@@ -155,23 +157,24 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     return header
 
 
-def _tensor(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
-    def damaged(what: str) -> WeightsError:
-        return WeightsError(f"The header of {path} is damaged: tensor {_shown(name)} {what}.", _AGAIN)
+def _damaged(path: Path, name: str, what: str) -> WeightsError:
+    return WeightsError(f"The header of {path} is damaged: tensor {_shown(name)} {what}.", _AGAIN)
 
+
+def _tensor(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
     if not isinstance(entry, dict):
-        raise damaged("has no description")
+        raise _damaged(path, name, "has no description")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise damaged(f"has the dtype {_shown(dtype)}, which is none that MLX reads")
+        raise _damaged(path, name, f"has the dtype {_shown(dtype)}, which is none that MLX reads")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(n, MAX_LENGTH) for n in shape):
-        raise damaged(f"has the shape {_shown(shape)}")
+        raise _damaged(path, name, f"has the shape {_shown(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n, 1 << 62) for n in offsets):
-        raise damaged(f"has the offsets {_shown(offsets)}")
+        raise _damaged(path, name, f"has the offsets {_shown(offsets)}")
     start, stop = offsets
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if stop - start != wanted:
-        raise damaged(f"of {dtype} {shape} takes {wanted:,} bytes, but lies from {start:,} to {stop:,}")
+        raise _damaged(path, name, f"of {dtype} {shape} takes {wanted:,} bytes, but lies from {start:,} to {stop:,}")
     return TensorInfo(
         file=path, name=name, dtype=dtype, shape=tuple(shape), start=data_start + start, stop=data_start + stop
     )

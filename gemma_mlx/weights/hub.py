@@ -9,17 +9,20 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
 from gemma_mlx import registry
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
-from gemma_mlx.weights.files import INDEX, check_folder
+from gemma_mlx.weights.files import INDEX, check_folder, check_names
 
 DEMO: Final = "demo"
 DEMO_FOLDER: Final = Path(__file__).resolve().parent.parent / "demo"
@@ -100,8 +103,8 @@ def resolve(name: str) -> Path:
         return DEMO_FOLDER
     if not name.strip() or "\0" in name:
         raise ModelNotFoundError("An empty name is no model's.", "gemma chat demo")
-    folder = Path(name).expanduser()
-    if folder.exists():
+    folder = Path(os.path.expanduser(name))
+    if os.path.exists(folder):  # which, unlike Path.exists, answers for a name that is too long, too
         check_folder(folder)
         return folder
     if not _OWNER_NAME.fullmatch(name) or name.endswith((".", ".git")) or ".." in name or "--" in name:
@@ -231,23 +234,46 @@ def _is_complete(folder: Path) -> bool:
 
 def _fetch(name: str, cached: Path | None) -> Path:
     """Downloads `name` into the cache; files that are complete, and the done part of others, are not fetched again."""
-    from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
-    begun = (
-        f"What is here of {name} is not complete, and "
-        if cached is not None
-        else f"{name} is not on this machine, and "
-    )
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise ModelNotFoundError(
-                f"{begun}HF_HUB_OFFLINE forbids to fetch it.", f"HF_HUB_OFFLINE=0 gemma chat {name}"
-            )
-        # First what says whether the rest is worth fetching.
-        first = Path(hf_hub_download(name, "config.json")).parent
-        registry.match(read_config(first))
-        _check_room(name)
+    begun = f"What is here of {name} is not complete" if cached is not None else f"{name} is not on this machine"
+    if constants.HF_HUB_OFFLINE:
+        raise ModelNotFoundError(
+            f"{begun}, and HF_HUB_OFFLINE forbids to fetch it.", f"HF_HUB_OFFLINE=0 gemma chat {name}"
+        )
+    with _sentences(name, f"{begun}, and {constants.ENDPOINT} cannot be reached", _CHECK_NETWORK):
+        # One request, without the waits between attempts that a download has.
+        files = HfApi().model_info(name, files_metadata=True).siblings or []
+    # What says whether the rest is worth fetching comes first.
+    names = [file.rfilename for file in files]
+    check_names(f"The repository {name}", names)
+    if "config.json" not in names:
+        raise UnsupportedModelError(
+            f"The repository {name} has no config.json, so it is not in the Hugging Face layout.",
+            "Fetch the repository that this one was made from, for example google/gemma-3-1b-it.",
+        )
+    with _sentences(name, f"The download of {name} stopped", "Run the command again: it goes on where it stopped."):
+        registry.match(read_config(Path(hf_hub_download(name, "config.json")).parent))
+        here = _cached(name)
+        wanted = [file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in WANTED)]
+        missing = [file for file in wanted if here is None or not (here / file.rfilename).exists()]
+        _check_room(name, sum(file.size or 0 for file in missing))
         folder = Path(snapshot_download(name, allow_patterns=list(WANTED)))
+    check_folder(folder)
+    return folder
+
+
+_CHECK_NETWORK: Final = "Check the network and try again; the model in the box needs none: gemma chat demo"
+_MAKE_ROOM: Final = "Remove models you do not need (hf cache ls, hf cache rm), or let HF_HOME name a folder on another disk."
+
+
+@contextmanager
+def _sentences(name: str, broken: str, hint: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises into sentences; `broken` is the one for a line that fails."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
     except errors.GatedRepoError as error:
         raise ModelNotFoundError(
             f"{name} is a gated repository: its terms must be accepted before it can be fetched.",
@@ -255,56 +281,31 @@ def _fetch(name: str, cached: Path | None) -> Path:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise _no_such_repository(name) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise UnsupportedModelError(
-            f"The repository {name} has no config.json, so it is not in the Hugging Face layout.",
-            "It may hold GGUF or other files only; fetch the original repository, for example google/gemma-3-1b-it.",
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.DryRunError) as error:
-        raise ModelNotFoundError(
-            f"{begun}{constants.ENDPOINT} cannot be reached.",
-            "Check the network and try again; the model in the box needs none: gemma chat demo",
-        ) from error
     except errors.HfHubHTTPError as error:
         raise ModelNotFoundError(
-            f"{begun}{constants.ENDPOINT} answers with error {error.response.status_code}.",
+            f"{name} cannot be fetched: {constants.ENDPOINT} answers with error {error.response.status_code}.",
             "Try again later; what was fetched is kept.",
         ) from error
-    except (errors.HTTPError, errors.XetDownloadError, ConnectionError) as error:
-        raise ModelNotFoundError(
-            f"The download of {name} stopped: {str(error)[:200] or type(error).__name__}.",
-            "Run the command again: it goes on where it stopped.",
-        ) from error
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.XetDownloadError, ConnectionError) as error:
+        raise ModelNotFoundError(f"{broken}.", hint) from error
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise ModelNotFoundError(
-                f"{name} cannot be stored in {constants.HF_HUB_CACHE}: {error.strerror or error}.",
-                "HF_HOME says where the cache lies; choose a folder you can write to.",
-            ) from error
+        full = error.errno == errno.ENOSPC
         raise ModelNotFoundError(
-            f"The disk of {constants.HF_HUB_CACHE} is full, so {name} cannot be stored.", _MAKE_ROOM
+            f"{name} cannot be stored in {constants.HF_HUB_CACHE}: {error.strerror or error}.",
+            _MAKE_ROOM if full else "HF_HOME says where the cache lies; let it name a folder you can write to.",
         ) from error
-    check_folder(folder)
-    return folder
 
 
-_MAKE_ROOM: Final = (
-    "Remove models you do not need: hf cache ls, hf cache rm; or let HF_HOME name a folder on another disk."
-)
-
-
-def _check_room(name: str) -> None:
+def _check_room(name: str, needed: int) -> None:
     """Raises ModelNotFoundError where the disk has no room for what is still to be fetched."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
-    plans = snapshot_download(name, allow_patterns=list(WANTED), dry_run=True)
-    needed = sum(plan.file_size or 0 for plan in plans if plan.will_download)
     root = Path(constants.HF_HUB_CACHE)
     existing = next(path for path in (root, *root.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise ModelNotFoundError(
-            f"{name} needs {needed / 1e9:.1f} GB of disk, and {root} has {free / 1e9:.1f} GB left.", _MAKE_ROOM
+            f"{name} needs {needed / 1e9:,.1f} GB of disk, and {root} has {free / 1e9:,.1f} GB left.", _MAKE_ROOM
         )
 
 
@@ -312,10 +313,11 @@ def _near(name: str) -> list[str]:
     known = [*(model for model, _ in _repositories()), *_PUBLISHED]
     whole = {known_name.lower(): known_name for known_name in known}
     bare = {known_name.rpartition("/")[2].lower(): known_name for known_name in known}
-    found = difflib.get_close_matches(name.lower(), whole, 2, 0.8)
-    if found:
-        return [whole[key] for key in found]
-    return [bare[key] for key in difflib.get_close_matches(name.rpartition("/")[2].lower(), bare, 2, 0.75)]
+    tail = name[-200:].rpartition("/")[2].lower()
+    if tail in bare:
+        return [bare[tail]]
+    found = difflib.get_close_matches(name[:200].lower(), whole, 2, 0.8)
+    return [whole[key] for key in found] or [bare[key] for key in difflib.get_close_matches(tail, bare, 2, 0.75)]
 
 
 def _no_such_repository(name: str) -> ModelNotFoundError:

@@ -189,6 +189,7 @@ def _assemble(folder: Path) -> tuple[Checkpoint, Decoder]:
     tensors = {parameter: stored.tensors[name] for name, parameter in names.translate(stored.tensors).items()}
     unread = dict(stored.unread) | {name: why for name in stored.tensors if (why := names.why_unread(name)) is not None}
     spec = match.spec
+    _check_layers(len(spec.layers), tensors)
     if spec.tied_head and f"{_HEAD}weight" in tensors:
         head = {parameter: tensor for parameter, tensor in tensors.items() if parameter.startswith(_HEAD)}
         if all(_is_copy(tensor, tensors.get(_embedding_of(parameter))) for parameter, tensor in head.items()):
@@ -222,6 +223,13 @@ def named_parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(array.shape) for name, array in named_parameters(model)}
+
+
+def _check_layers(layers: int, tensors: Mapping[str, TensorInfo]) -> None:
+    """The plainest contradiction of config and files, said before a model of that many layers is built."""
+    held = {int(match[1]) + 1 for name in tensors if (match := re.match(r"model\.layers\.(\d{1,6})\.", name))}
+    if max(held, default=0) != layers:
+        raise WeightsError(f"config.json says {layers} layers, and the files hold {max(held, default=0)}.", _AGAIN)
 
 
 def _check(

@@ -1,0 +1,253 @@
+"""config.json, read strictly: every published spelling, and every way a file can be wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from gemma_mlx import registry
+from gemma_mlx.config import IGNORED, MAX_FILE_BYTES, Config, read_config
+from gemma_mlx.errors import ConfigError
+from gemma_mlx.spec import Rope
+from tests.tiny import KINDS, tiny_config
+
+CONFIGS: Final = Path(__file__).parent / "configs"
+NETWORKS: Final = sorted(path.stem for path in CONFIGS.glob("*.json") if path.stem != "catalogue")
+RESAVED: Final = [name for name in NETWORKS if name.endswith(".resaved")]
+
+
+def published(name: str) -> dict[str, Any]:
+    """A config from tests/configs."""
+    return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_reads_every_published_config(name: str) -> None:
+    spec = registry.match(published(name)).spec
+    assert spec.embed_scale == math.sqrt(spec.dim)
+    assert spec.tied_head
+
+
+@pytest.mark.parametrize("name", RESAVED)
+def test_both_dialects_are_the_same_network(name: str) -> None:
+    original = name.removesuffix(".resaved")
+    assert published(name) != published(original)
+    assert registry.match(published(name)).spec == registry.match(published(original)).spec
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dialects_of_a_tiny_config(kind: str) -> None:
+    """Both spellings of rope and of the layers' kinds, for values that no published model has."""
+    old = tiny_config(kind)
+    text = old.get("text_config", old)
+    new = dict(text)
+    full: dict[str, Any] = {"rope_type": "default", "rope_theta": new.pop("rope_theta")}
+    if kind.startswith("gemma3"):
+        full |= new.pop("rope_scaling")
+        sliding = {"rope_type": "default", "rope_theta": new.pop("rope_local_base_freq")}
+        new["rope_parameters"] = {"full_attention": full, "sliding_attention": sliding}
+        new["_sliding_window_pattern"] = 6  # of the class; the list below is what counts
+        del new["sliding_window_pattern"]
+        new["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"]
+    else:
+        new["rope_parameters"] = full
+        if kind != "gemma":
+            new["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
+    new["dtype"] = new.pop("torch_dtype")
+    resaved = old | {"text_config": new} if kind == "gemma3" else new
+    assert registry.match(resaved).spec == registry.match(old).spec
+
+
+def test_layer_types_in_any_order() -> None:
+    kinds = ["full_attention", "full_attention", "sliding_attention"]
+    spec = registry.match(tiny_config("gemma3_text", layer_types=kinds)).spec
+    assert spec.windows == (None, None, 8)
+    assert [attention.rope for attention in spec.attentions] == [
+        Rope(theta=10_000.0, scale=1 / 8),
+        Rope(theta=10_000.0, scale=1 / 8),
+        Rope(theta=5_000.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "windows"),
+    [
+        ({"sliding_window_pattern": 2}, (8, None, 8)),
+        ({"sliding_window_pattern": ..., "_sliding_window_pattern": 2}, (8, None, 8)),
+        ({"sliding_window_pattern": 2, "_sliding_window_pattern": 3}, (8, None, 8)),
+        ({"sliding_window_pattern": None}, (8, 8, 8)),
+        ({"sliding_window_pattern": ...}, (8, 8, 8)),
+        ({"sliding_window_pattern": 1}, (None, None, None)),
+    ],
+)
+def test_spellings_of_the_pattern(keys: dict[str, Any], windows: tuple[int | None, ...]) -> None:
+    config = {key: value for key, value in (tiny_config("gemma3_text") | keys).items() if value is not ...}
+    assert registry.match(config).spec.windows == windows
+
+
+@pytest.mark.parametrize(
+    ("scaling", "scale"),
+    [
+        (None, 1.0),
+        ({"rope_type": "default"}, 1.0),
+        ({"rope_type": "linear", "factor": 4.0}, 0.25),
+        ({"type": "linear", "factor": 8}, 0.125),
+    ],
+)
+def test_spellings_of_linear_scaling(scaling: dict[str, Any] | None, scale: float) -> None:
+    spec = registry.match(tiny_config("gemma3_text", rope_scaling=scaling)).spec
+    assert spec.attentions[2].rope.scale == scale
+    assert spec.attentions[0].rope.scale == 1.0  # sliding layers are never stretched
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh", "gelu_tanh", None])
+def test_every_gelu_is_the_tanh_form(activation: str | None) -> None:
+    assert registry.match(tiny_config("gemma", hidden_act=activation)).spec == registry.match(tiny_config("gemma")).spec
+
+
+def test_keys_that_say_nothing_are_listed_with_a_reason() -> None:
+    assert all(IGNORED.values())
+    config = tiny_config("gemma2") | {
+        "_attn_implementation_autoset": True, "_name_or_path": "x", "id2label": {"0": "LABEL_0"}, "top_k": 50,
+        "unsloth_fixed": True, "sliding_window_size": 4096, "cache_implementation": "hybrid",
+    }  # fmt: skip
+    assert registry.match(config).spec == registry.match(tiny_config("gemma2")).spec
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_key_is_named(kind: str) -> None:
+    with pytest.raises(ConfigError, match="'num_experts'") as caught:
+        registry.match(tiny_config(kind, num_experts=8))
+    assert caught.value.hint
+    if kind == "gemma3":
+        with pytest.raises(ConfigError, match="'audio_config'"):
+            registry.match(tiny_config(kind) | {"audio_config": {}})
+
+
+def test_many_unknown_keys_are_counted_out() -> None:
+    with pytest.raises(ConfigError, match="'unknown_0'.* and more"):
+        registry.match(tiny_config("gemma", **{f"unknown_{index}": index for index in range(20)}))
+
+
+REQUIRED: Final = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3_text", "vaultgemma"])
+def test_a_missing_key_is_named(kind: str) -> None:
+    more = () if kind == "gemma" else ("query_pre_attn_scalar", "sliding_window")
+    for key in (*REQUIRED, *more):
+        config = tiny_config(kind)
+        del config[key]
+        with pytest.raises(ConfigError, match=f"has no '{key}'"):
+            registry.match(config)
+
+
+ABSURD: Final[tuple[Any, ...]] = (
+    0, -1, 1.5, 1e30, 10**400, -(10**400), math.nan, math.inf, -math.inf, "64", "", None, True, [], [64], {}, {"a": 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=lambda value: repr(value)[:12])
+def test_an_absurd_size_is_refused(value: Any) -> None:
+    for key in (*REQUIRED, "sliding_window"):
+        with pytest.raises(ConfigError, match=f"'{key}' is ") as caught:
+            registry.match(tiny_config("gemma2", **{key: value}))
+        assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("value", [v for v in ABSURD if v not in (1.5, None)], ids=lambda value: repr(value)[:12])
+def test_an_absurd_number_is_refused(value: Any) -> None:
+    for key in ("rms_norm_eps", "query_pre_attn_scalar", "rope_theta", "final_logit_softcapping"):
+        if key != "rms_norm_eps" and value is True:
+            continue
+        with pytest.raises(ConfigError, match=f"'{key}' is "):
+            registry.match(tiny_config("gemma2", **{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_attention_heads": 3}, "3 attention heads cannot share 2"),
+        ({"head_dim": 31}, "a multiple of 2"),
+        ({"attention_bias": "no"}, "true or false"),
+        ({"hidden_activation": "relu"}, "one of"),
+        ({"hidden_activation": ["gelu"]}, "one of"),
+        ({"layer_types": ["full_attention"]}, "a list of 3 entries"),
+        ({"layer_types": ["full_attention", "chunked_attention", "full_attention"]}, "a list of 3 entries"),
+        ({"layer_types": "full_attention"}, "a list of 3 entries"),
+        ({"layer_types": [["full_attention"]] * 3}, "a list of 3 entries"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "'yarn'"),
+        ({"rope_scaling": {"rope_type": ["linear"]}}, "['linear']"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "has no 'factor'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "'factor' is 0"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 8.0, "low": 1}}, "'low'"),
+        ({"rope_scaling": 8}, "an object"),
+        ({"rope_parameters": []}, "an object"),
+        ({"rope_parameters": {}}, "has no 'rope_theta'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "has no 'sliding_attention'"),
+        ({"rope_parameters": {"full_attention": 1, "sliding_attention": 2}}, "an object"),
+        ({"sliding_window_pattern": 0}, "'sliding_window_pattern' is 0"),
+        ({"sliding_window_pattern": 10**400}, "'sliding_window_pattern' is 1000"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.match(tiny_config("gemma3_text", **changes))
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_nested_config_says_where() -> None:
+    with pytest.raises(ConfigError, match=r"config\.json, text_config: 'vocab_size' is 0"):
+        registry.match(tiny_config("gemma3", vocab_size=0))
+    with pytest.raises(ConfigError, match="'text_config' is 7"):
+        registry.match({"model_type": "gemma3", "text_config": 7})
+    with pytest.raises(ConfigError, match="has no 'text_config'"):
+        registry.match({"model_type": "gemma3"})
+
+
+def test_reads_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma"}', encoding="utf-8")
+    assert read_config(tmp_path) == {"model_type": "gemma"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "has no config.json"),
+        (b"", "cannot be read as JSON"),
+        (b"{", "cannot be read as JSON"),
+        (b"\xff\xfe{}", "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"vocab_size": ' + b"1" * 5_000 + b"}", "cannot be read as JSON"),
+        (b"[]", "holds a JSON list"),
+        (b"7", "holds a JSON int"),
+        (b"null", "holds a JSON NoneType"),
+        (b" " * (MAX_FILE_BYTES + 1), "bytes long"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, content: bytes | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path)
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_key_counts_as_read_wherever_it_is_asked_for() -> None:
+    config = Config({"a": 1, "b": None, "c": {"d": True}})
+    assert config.integer("a", high=4) == 1
+    assert config.optional_number("b") is None
+    assert config.section("c").flag("d", False)
+    config.finish()
+    with pytest.raises(ConfigError, match="'e'"):
+        Config({"e": 1}).finish()
+    Config({"e": 1}).finish({"e": "a reason"})

@@ -1,0 +1,145 @@
+"""model_type -> architecture, and the sizes of every published model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any, Final
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from gemma_mlx import registry
+from gemma_mlx.errors import ConfigError, UnsupportedModelError
+from gemma_mlx.spec import DecoderSpec, Rope
+from tests.test_config import CONFIGS, published
+
+CATALOGUE: Final[dict[str, Any]] = json.loads((CONFIGS / "catalogue.json").read_text(encoding="utf-8"))
+
+
+def _spec(name: str) -> DecoderSpec:
+    return registry.match(published(name)).spec
+
+
+def _count(config: dict[str, Any]) -> int:
+    match = registry.match(config)
+    return sum(math.prod(array.shape) for _, array in tree_flatten(match.architecture.build(match.spec).parameters()))
+
+
+@pytest.mark.parametrize("name", CATALOGUE["models"])
+def test_every_published_model_has_its_parameters(name: str) -> None:
+    model = CATALOGUE["models"][name]
+    config = CATALOGUE["configs"][model["config"]]
+    if config.get("use_bidirectional_attention"):
+        with pytest.raises(UnsupportedModelError, match="an embedding model"):
+            registry.match(config)
+        return
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    assert _count(config) == model["parameters"]
+    assert mx.get_peak_memory() - before < 1 << 20, "a model must not be evaluated by building it"
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("gemma-2b", "gemma-2b"), ("gemma-7b", "gemma-7b"), ("gemma-1.1-2b-it", "gemma-2b"),
+        ("codegemma-7b-it", "codegemma-7b-it"), ("gemma-2-2b", "gemma-2-2b"), ("gemma-2-9b", "gemma-2-9b"),
+        ("gemma-2-27b", "gemma-2-27b"), ("gemma-3-270m", "gemma-3-270m"), ("gemma-3-1b-it", "gemma-3-1b-it"),
+        ("gemma-3-4b-it", "gemma-3-4b-it"), ("gemma-3-12b-it", "gemma-3-12b-it"),
+        ("gemma-3-27b-it", "gemma-3-27b-it"), ("vaultgemma-1b", "vaultgemma-1b"),
+    ],
+)  # fmt: skip
+def test_published_files_say_what_the_catalogue_says(name: str, model: str) -> None:
+    """The sparse files of Gemma 3 leave most sizes to the class that reads them."""
+    entry = CATALOGUE["models"][model]
+    assert _count(published(name)) == entry["parameters"]
+    ours, theirs = _spec(name), registry.match(CATALOGUE["configs"][entry["config"]]).spec
+    assert ours == theirs
+
+
+def test_27b_builds_in_milliseconds() -> None:
+    _count(published("gemma-3-27b-it"))  # imports, once
+    started = time.perf_counter()
+    _count(published("gemma-3-27b-it"))
+    assert time.perf_counter() - started < 1.0  # 0.03 s on a quiet machine
+
+
+def test_gemma_1() -> None:
+    spec = _spec("gemma-7b")
+    attention = spec.attentions[0]
+    assert (attention.heads, attention.kv_heads, attention.head_dim, spec.dim) == (16, 16, 256, 3072)
+    assert attention.scale == 1 / 16
+    assert spec.windows == (None,) * 28
+    assert (attention.softcap, spec.logit_softcap, attention.qk_norm) == (None, None, False)
+
+
+@pytest.mark.parametrize(("name", "scalar", "head_dim"), [("gemma-2-9b", 256, 256), ("gemma-2-27b", 144, 128)])
+def test_gemma_2(name: str, scalar: int, head_dim: int) -> None:
+    spec = _spec(name)
+    assert spec.windows[:4] == (4096, None, 4096, None)
+    assert {attention.scale for attention in spec.attentions} == {scalar**-0.5}
+    assert {attention.head_dim for attention in spec.attentions} == {head_dim}
+    assert {attention.softcap for attention in spec.attentions} == {50.0}
+    assert spec.logit_softcap == 30.0
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "scale", "scalar"),
+    [
+        ("gemma-3-270m", 512, 1.0, 256),
+        ("gemma-3-1b-it", 512, 1.0, 256),
+        ("gemma-3-4b-it", 1024, 1 / 8, 256),
+        ("gemma-3-27b-it", 1024, 1 / 8, 168),
+    ],
+)
+def test_gemma_3(name: str, window: int, scale: float, scalar: int) -> None:
+    spec = _spec(name)
+    assert spec.windows[:7] == (*(window,) * 5, None, window)
+    assert spec.attentions[5].rope == Rope(theta=1e6, scale=scale)
+    assert spec.attentions[0].rope == Rope(theta=1e4)
+    assert all(attention.qk_norm and attention.softcap is None for attention in spec.attentions)
+    assert {attention.scale for attention in spec.attentions} == {scalar**-0.5}
+    assert spec.vocab == (262_208 if window == 1024 else 262_144)
+
+
+def test_vaultgemma_sees_everything() -> None:
+    spec = _spec("vaultgemma-1b")
+    assert spec.windows == (None,) * 26
+    assert (spec.logit_softcap, spec.attentions[0].softcap) == (None, None)
+
+
+@pytest.mark.parametrize("model_type", registry.MODULES)
+def test_an_architecture_has_its_three_parts(model_type: str) -> None:
+    name = {"gemma": "gemma-2b", "gemma2": "gemma-2-2b", "gemma3": "gemma-3-4b-it", "gemma3_text": "gemma-3-270m"}
+    match = registry.match(published(name.get(model_type, "vaultgemma-1b")))
+    assert match.model_type == model_type
+    assert match.architecture.NAMES
+    assert match.architecture.__name__ == registry.MODULES[model_type]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("model_type", sorted(registry.NOT_YET))
+def test_gemmas_of_later_versions_are_known_by_name(model_type: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"This is a {model_type} checkpoint") as caught:
+        registry.match({"model_type": model_type})
+    assert caught.value.hint
+    assert model_type not in registry.MODULES
+
+
+@pytest.mark.parametrize(
+    ("model_type", "hint"),
+    [("llama", "mlx-lm"), ("gemma_3", "Did you mean 'gemma"), ("Gemma2", "Did you mean 'gemma2'"), ("", "mlx-lm")],
+)
+def test_other_families(model_type: str, hint: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="is not a Gemma") as caught:
+        registry.match({"model_type": model_type})
+    assert caught.value.hint is not None
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("values", [{}, {"model_type": None}, {"model_type": 3}, {"model_type": ["gemma"]}])
+def test_no_model_type(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no 'model_type'"):
+        registry.match(values)

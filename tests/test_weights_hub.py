@@ -1,0 +1,430 @@
+"""Names to folders: paths, the model in the box, the Hugging Face cache, and a hub that listens on this machine.
+
+huggingface_hub reads its settings when it is imported, so what talks to the hub runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import mlx.core as mx
+import pytest
+
+from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
+from gemma_mlx.weights import hub
+from tests.tiny import tiny_config, write_tiny
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
+
+# Runs each name through `resolve` and prints what came of it, a JSON line each.
+RESOLVE: Final = """
+import json, sys
+from gemma_mlx.errors import GemmaError
+from gemma_mlx.weights import hub
+for name in sys.argv[1:]:
+    try:
+        found = {"folder": str(hub.resolve(name))}
+    except GemmaError as error:
+        found = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    print(json.dumps(found | {"online": "httpx2" in sys.modules or "httpx" in sys.modules}))
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of a hub as huggingface_hub asks for: models, their trees, and their files with ranges.
+
+    Attributes:
+        models: repository -> file -> content.
+        gated: repositories that answer 403.
+        sizes: (repository, file) -> a size to claim.
+        cut: (repository, file) -> bytes to send of it, once, before the line breaks.
+        requests: "METHOD path range" of every request.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.models: dict[str, dict[str, bytes]] = {}
+        self.gated: set[str] = set()
+        self.broken: set[str] = set()
+        self.sizes: dict[tuple[str, str], int] = {}
+        self.cut: dict[tuple[str, str], int] = {}
+        self.requests: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.requests.append(f"{self.command} {path} {self.headers.get('Range') or ''}".strip())
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "models"] and len(parts) >= 4:
+            self._api("/".join(parts[2:4]), parts[4:5] == ["tree"])
+        elif len(parts) >= 5 and parts[2] == "resolve":
+            self._file("/".join(parts[:2]), "/".join(parts[4:]))
+        else:
+            self._answer(404, b"{}")
+
+    def _api(self, name: str, tree: bool) -> None:
+        if name in self.server.broken:
+            self._answer(500, b"{}")
+        elif name not in self.server.models:
+            self._answer(404, b'{"error":"Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+        elif tree:
+            files = [
+                {
+                    "type": "file",
+                    "path": file,
+                    "size": len(content),
+                    "oid": hashlib.sha1(content, usedforsecurity=False).hexdigest(),
+                }
+                for file, content in self.server.models[name].items()
+            ]
+            self._answer(200, json.dumps(files).encode())
+        else:
+            siblings = [
+                {"rfilename": file, "size": self.server.sizes.get((name, file), len(content))}
+                for file, content in self.server.models[name].items()
+            ]
+            self._answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
+
+    def _file(self, name: str, file: str) -> None:
+        if name in self.server.broken:
+            return self._answer(500, b"{}")
+        if name not in self.server.models:
+            return self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if name in self.server.gated:
+            return self._answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        content = self.server.models[name].get(file)
+        if content is None:
+            return self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") :].split("-")[0])
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = None if self.command == "HEAD" else self.server.cut.pop((name, file), None)
+        self._answer(206 if start else 200, content[start:], headers, cut)
+        return None
+
+    def _answer(
+        self, status: int, content: bytes, headers: dict[str, str] | None = None, cut: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[:cut])
+        if cut is not None:
+            self.close_connection = True
+
+
+@pytest.fixture
+def server() -> Iterator[Hub]:
+    running = Hub()
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield running
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+def _files(tmp_path: Path, **changes: Any) -> dict[str, bytes]:
+    """A repository as they are: a checkpoint, a tokenizer, and much that we do not read."""
+    write_tiny(tmp_path / "made", **changes)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    return files | {"tokenizer.json": b"{}", "tokenizer_config.json": b'{"chat_template": ""}', "pytorch_model.bin": b"no"}
+
+
+def _run(home: Path, *names: str, url: str | None, **environment: str) -> list[dict[str, Any]]:
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": url or "http://127.0.0.1:9",  # where nobody listens
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": str(ROOT),
+        **environment,
+    }
+    command = [sys.executable, "-W", "ignore", "-c", RESOLVE, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_fetches_what_is_read_and_never_twice(tmp_path: Path, server: Hub) -> None:
+    files = _files(tmp_path, shard_bytes=200_000)
+    server.models["google/gemma-tiny"] = files
+    home = tmp_path / "home"
+    (found,) = _run(home, "google/gemma-tiny", url=server.url)
+    folder = Path(found["folder"])
+    wanted = set(files) - {"pytorch_model.bin"}
+    assert {path.name for path in folder.iterdir()} == wanted
+    assert all((folder / name).read_bytes() == files[name] for name in wanted)
+    assert folder.is_relative_to(home)
+    assert not any("pytorch_model.bin" in request for request in server.requests)
+    (again,) = _run(home, "google/gemma-tiny", url=None)
+    assert again == {"folder": str(folder), "online": False}, "what is here must be found without the network"
+    (offline,) = _run(home, "google/gemma-tiny", url=None, HF_HUB_OFFLINE="1")
+    assert offline["folder"] == str(folder)
+
+
+def test_goes_on_where_it_stopped(tmp_path: Path, server: Hub) -> None:
+    chunk = 10 << 20  # huggingface_hub writes so much at a time
+    files = _files(tmp_path) | {"model.safetensors": os.urandom(2 * chunk + 12_345)}
+    server.models["google/gemma-tiny"] = files
+    server.cut["google/gemma-tiny", "model.safetensors"] = chunk + 100_000
+    (found,) = _run(tmp_path / "home", "google/gemma-tiny", url=server.url)
+    assert (Path(found["folder"]) / "model.safetensors").read_bytes() == files["model.safetensors"]
+    asked = [request for request in server.requests if request.startswith("GET") and "model.safetensors" in request]
+    assert len(asked) == 2
+    assert asked[1].endswith(f"bytes={chunk}-"), "the second attempt must ask for the rest only"
+
+
+def test_each_refusal_is_a_sentence(tmp_path: Path, server: Hub) -> None:
+    files = _files(tmp_path)
+    server.models |= {
+        "google/gemma-gated": files,
+        "someone/gemma-GGUF": {"gemma-Q4_K_M.gguf": b"GGUF"},
+        "someone/llama": files | {"config.json": b'{"model_type": "llama"}'},
+        "someone/gemma-4": files | {"config.json": b'{"model_type": "gemma4"}'},
+        "someone/gemma-bin": {name: files[name] for name in ("config.json", "pytorch_model.bin", "tokenizer.json")},
+        "someone/gemma-odd": {"weights.safetensors": b"x"},
+        "google/gemma-huge": files,
+        "someone/broken": files,
+    }
+    server.gated.add("google/gemma-gated")
+    server.broken.add("someone/broken")
+    server.sizes["google/gemma-huge", "model.safetensors"] = 10**18
+    names = [*server.models, "google/gemma-3-1b-itt"]
+    found = dict(zip(names, _run(tmp_path / "home", *names, url=server.url), strict=True))
+    said = {
+        "google/gemma-gated": ("ModelNotFoundError", "is a gated repository", "hf auth login"),
+        "someone/gemma-GGUF": ("UnsupportedModelError", "someone/gemma-GGUF holds GGUF files", "original"),
+        "someone/llama": ("UnsupportedModelError", "'llama' is not a Gemma", "mlx-lm"),
+        "someone/gemma-4": ("UnsupportedModelError", "This is a gemma4 checkpoint", "It runs"),
+        "someone/gemma-bin": ("UnsupportedModelError", "holds PyTorch pickles", "save_pretrained"),
+        "someone/gemma-odd": ("UnsupportedModelError", "has no config.json", "made from"),
+        "google/gemma-huge": ("ModelNotFoundError", "needs 1,000,000,000.0 GB of disk", "hf cache rm"),
+        "someone/broken": ("ModelNotFoundError", "answers with error 500", "again"),
+        "google/gemma-3-1b-itt": ("ModelNotFoundError", "There is no repository", "Did you mean google/gemma-3-1b-it"),
+    }
+    for name, (error, message, hint) in said.items():
+        assert found[name].get("error") == error, (name, found[name])
+        assert message in found[name]["message"], (name, found[name])
+        assert name in found[name]["message"] or error != "ModelNotFoundError"
+        assert hint in found[name]["hint"], (name, found[name])
+    assert not any(".safetensors" in request and "GET" in request for request in server.requests), (
+        "none of these may be fetched before it is refused"
+    )
+
+
+def test_no_network(tmp_path: Path) -> None:
+    (unreachable,) = _run(tmp_path / "home", "google/gemma-tiny", url=None)
+    assert unreachable["error"] == "ModelNotFoundError"
+    assert "google/gemma-tiny is not on this machine, and http://127.0.0.1:9 cannot be reached" in unreachable["message"]
+    assert "gemma chat demo" in unreachable["hint"]
+    (offline,) = _run(tmp_path / "home", "google/gemma-tiny", url=None, HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE forbids" in offline["message"]
+    assert offline["hint"] == "HF_HUB_OFFLINE=0 gemma chat google/gemma-tiny"
+
+
+def test_a_download_that_is_not_complete_and_no_network(tmp_path: Path, server: Hub) -> None:
+    files = _files(tmp_path, shard_bytes=200_000)
+    server.models["google/gemma-tiny"] = files
+    home = tmp_path / "home"
+    (found,) = _run(home, "google/gemma-tiny", url=server.url)
+    next(Path(found["folder"]).glob("model-00002*")).unlink()
+    (cut,) = _run(home, "google/gemma-tiny", url=None)
+    assert "What is here of google/gemma-tiny is not complete" in cut["message"]
+    (mended,) = _run(home, "google/gemma-tiny", url=server.url)
+    assert len(list(Path(mended["folder"]).glob("model-*"))) == len(list(name for name in files if "model-" in name))
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    assert hub.resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_tiny(tmp_path / "my gemma")
+    assert hub.resolve("~/my gemma") == tmp_path / "my gemma"
+
+
+def test_a_folder_that_looks_like_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path / "google" / "gemma-3-1b-it")
+    assert hub.resolve("google/gemma-3-1b-it") == Path("google/gemma-3-1b-it")
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "hint"),
+    [
+        ("", "An empty name", "gemma chat demo"),
+        ("  ", "An empty name", "gemma chat demo"),
+        ("\0", "An empty name", "gemma chat demo"),
+        ("./nowhere", "There is no folder ./nowhere", "config.json"),
+        ("/nowhere/at/all", "There is no folder /nowhere/at/all", "config.json"),
+        ("~/nowhere", "There is no folder ~/nowhere", "config.json"),
+        ("a/b/c", "There is no folder a/b/c", "config.json"),
+        ("gemma-3-1b-it", "'gemma-3-1b-it' is neither", "Did you mean google/gemma-3-1b-it?"),
+        ("gemma3-4b-it", "is neither", "google/gemma-3-4b-it"),
+        ("../google/gemma", "There is no folder", "config.json"),
+        ("google/../../etc", "There is no folder", "config.json"),
+        ("google/gemma..2b", "is neither", "google/gemma-2b"),
+        ("x" * 5_000, "is neither", "gemma chat"),
+        ("google/" + "x" * 5_000, "is neither", "gemma chat"),
+        ("ge\nmma", "is neither", "google/"),
+    ],
+    ids=lambda value: repr(value[:30]),
+)
+def test_names_that_are_none(name: str, says: str, hint: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        hub.resolve(name)
+    assert says in caught.value.message
+    assert len(caught.value.message) < 300
+    assert caught.value.hint is not None
+    assert hint in caught.value.hint
+
+
+def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedModelError):
+        hub.resolve(str(tmp_path))
+    with pytest.raises(GemmaError):
+        hub.resolve(str(tmp_path / "model.gguf"))
+
+
+# ---- what is installed
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    return tmp_path / "hub"
+
+
+def _install(cache: Path, name: str, kind: str, *, chats: bool = True, **changes: Any) -> Path:
+    repository = cache / f"models--{name.replace('/', '--')}"
+    folder = repository / "snapshots" / COMMIT
+    write_tiny(folder, kind, **changes)
+    (folder / "tokenizer.json").write_text("{}")
+    if chats:
+        (folder / "chat_template.jinja").write_text("")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    return folder
+
+
+def test_installed_lists_gemmas_that_run(cache: Path) -> None:
+    one = _install(cache, "google/gemma-2-2b-it", "gemma2")
+    two = _install(cache, "mlx-community/gemma-3-1b-it-4bit", "gemma3_text", quantize={"bits": 4, "group_size": 64})
+    _install(cache, "google/gemma-broken", "gemma").joinpath("config.json").write_text("{")
+    _install(cache, "google/gemma-half", "gemma").joinpath("model.safetensors").unlink()
+    _install(cache, "google/gemma-odd", "gemma").joinpath("config.json").write_text(
+        json.dumps(tiny_config("gemma") | {"use_bidirectional_attention": True})
+    )
+    _install(cache, "meta/llama", "gemma").joinpath("config.json").write_text('{"model_type": "llama"}')
+    (cache / "models--no--refs" / "snapshots").mkdir(parents=True)
+    (cache / "datasets--google--x").mkdir()
+    (cache / "version.txt").write_text("1")
+    found = hub.installed()
+    assert [model.name for model in found] == ["google/gemma-2-2b-it", "mlx-community/gemma-3-1b-it-4bit"]
+    assert [model.folder for model in found] == [one, two]
+    assert [model.model_type for model in found] == ["gemma2", "gemma3_text"]
+    assert found[0].nbytes == (one / "model.safetensors").stat().st_size
+    assert found[0].modified == (one / "config.json").stat().st_mtime
+    assert hub.resolve("google/gemma-2-2b-it") == one
+
+
+def test_installed_where_there_is_no_cache(cache: Path) -> None:
+    cache.rmdir()
+    assert hub.installed() == []
+
+
+def test_the_newest_then_the_largest_that_fits(cache: Path) -> None:
+    _install(cache, "google/gemma-2-9b-it", "gemma2", num_hidden_layers=9)
+    small = _install(cache, "google/gemma-3-1b-it", "gemma3_text")
+    large = _install(cache, "google/gemma-3-4b-it", "gemma3", num_hidden_layers=6)
+    name, folder, why = hub.default_model(None)
+    assert (name, folder) == ("google/gemma-3-4b-it", large)
+    assert why == "google/gemma-3-4b-it is the newest Gemma on this machine."
+    from gemma_mlx.weights.load import inspect
+
+    limit = int(inspect(large).memory_bytes() * hub.HEADROOM) - 1
+    name, folder, why = hub.default_model(limit)
+    assert (name, folder) == ("google/gemma-3-1b-it", small)
+    assert why == "google/gemma-3-1b-it is the newest Gemma on this machine that fits in 0 GB."
+
+
+def test_a_base_model_stands_behind_those_that_chat(cache: Path) -> None:
+    _install(cache, "google/gemma-3-1b-pt", "gemma3_text", chats=False)
+    _install(cache, "google/gemma-2b-it", "gemma")
+    assert hub.default_model(None)[0] == "google/gemma-2b-it"
+
+
+def test_a_damaged_one_is_passed_over(cache: Path) -> None:
+    _install(cache, "google/gemma-2b-it", "gemma")
+    damaged = _install(cache, "google/gemma-3-1b-it", "gemma3_text")
+    (damaged / "model.safetensors").write_bytes(b"<html>")
+    assert hub.default_model(None)[0] == "google/gemma-2b-it"
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_tiny(tmp_path / "box")
+    monkeypatch.setattr(hub, "DEMO_FOLDER", tmp_path / "box")
+    return tmp_path / "box"
+
+
+def test_the_model_in_the_box(cache: Path, box: Path) -> None:
+    assert hub.resolve("demo") == box
+    name, folder, why = hub.default_model(None)
+    assert (name, folder) == ("demo", box)
+    assert "No Gemma was found on this machine, so this is the model in the box" in why
+    _install(cache, "google/gemma-3-1b-it", "gemma3_text")
+    assert "google/gemma-3-1b-it, the only Gemma on this machine, does not fit" in hub.default_model(1000)[2]
+    _install(cache, "google/gemma-2b-it", "gemma")
+    name, _, why = hub.default_model(1000)
+    assert name == "demo"
+    assert "None of the 2 Gemmas on this machine fits" in why
+
+
+def test_an_empty_box(box: Path) -> None:
+    (box / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="weights are missing"):
+        hub.resolve("demo")
+
+
+def test_scanning_reads_no_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(cache, "google/gemma-3-1b-it", "gemma3_text")
+    monkeypatch.setattr(mx, "load", lambda *_: pytest.fail("weights were read"))
+    assert hub.default_model(None)[0] == "google/gemma-3-1b-it"

@@ -1,0 +1,45 @@
+"""From the names in files to the names of parameters, and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemma_mlx.errors import WeightsError
+from gemma_mlx.weights.names import GEMMA3, TEXT
+
+
+@pytest.mark.parametrize(
+    ("stored", "parameter"),
+    [
+        ("model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+        ("language_model.model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+        ("model.language_model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+        ("language_model.lm_head.weight", "lm_head.weight"),
+        ("lm_head.scales", "lm_head.scales"),
+    ],
+)
+def test_every_spelling_of_gemma3(stored: str, parameter: str) -> None:
+    assert GEMMA3.parameter(stored) == parameter
+
+
+@pytest.mark.parametrize("parameter", ["model.embed_tokens.weight", "model.layers.3.mlp.up_proj.scales", "lm_head.weight"])
+def test_published_is_the_inverse(parameter: str) -> None:
+    assert GEMMA3.parameter(GEMMA3.published(parameter)) == parameter
+    assert GEMMA3.published(parameter).startswith("language_model.")
+    assert TEXT.published(parameter) == TEXT.parameter(parameter) == parameter
+
+
+def test_unread_has_a_reason() -> None:
+    assert GEMMA3.why_unread("vision_tower.vision_model.post_layernorm.weight")
+    assert GEMMA3.why_unread("model.vision_tower.post_layernorm.weight")
+    assert GEMMA3.why_unread("multi_modal_projector.mm_soft_emb_norm.weight")
+    assert TEXT.why_unread("model.layers.0.self_attn.rotary_emb.inv_freq")
+    assert TEXT.why_unread("vision_tower.vision_model.post_layernorm.weight") is None
+    assert GEMMA3.translate(["vision_tower.x", "language_model.model.norm.weight"]) == {
+        "language_model.model.norm.weight": "model.norm.weight"
+    }
+
+
+def test_two_tensors_for_one_parameter() -> None:
+    with pytest.raises(WeightsError, match=r"both claim to be 'model.norm.weight'"):
+        GEMMA3.translate(["language_model.model.norm.weight", "model.language_model.norm.weight"])

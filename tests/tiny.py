@@ -1,0 +1,119 @@
+"""Tiny checkpoints, written as the published ones are, for tests that need files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from gemma_mlx import registry
+from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.weights.save import save_checkpoint
+
+KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma")
+
+_COMMON: Final[dict[str, Any]] = {
+    "attention_bias": False,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "head_dim": 32,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_position_embeddings": 256,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 96,
+}
+_GEMMA2: Final = {
+    "attn_logit_softcapping": 5.0,
+    "final_logit_softcapping": 3.0,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 8,
+}
+_GEMMA3: Final = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 20,
+    "rope_local_base_freq": 5_000.0,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    "sliding_window": 8,
+    "sliding_window_pattern": 3,
+}
+
+
+def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
+    """A config.json in the published dialect; `changes` go where the sizes of the text are."""
+    more = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "vaultgemma": _GEMMA2}.get(kind, _GEMMA3)
+    text = _COMMON | more | {"model_type": kind} | changes
+    if kind != "gemma3":
+        return text
+    vision = {"hidden_size": 8, "model_type": "siglip_vision_model"}
+    return {"model_type": "gemma3", "text_config": text | {"model_type": "gemma3_text"}, "vision_config": vision}
+
+
+def tiny_model(config: dict[str, Any]) -> Decoder:
+    """A random model, with norms that are not 1 and every parameter evaluated."""
+    match = registry.match(config)
+    model = match.architecture.build(match.spec)
+    random = [
+        (name, 1.0 + 0.2 * mx.random.normal(array.shape) if array.ndim == 1 else 0.1 * mx.random.normal(array.shape))
+        for name, array in tree_flatten(model.parameters())
+    ]
+    model.load_weights(random)
+    mx.eval(model.parameters())
+    return model
+
+
+def write_tiny(
+    folder: Path,
+    kind: str = "gemma3_text",
+    *,
+    dtype: mx.Dtype = mx.bfloat16,
+    quantize: dict[str, Any] | Callable[[str, nn.Module], Any] | None = None,
+    shard_bytes: int = 5 * 10**9,
+    **changes: Any,
+) -> Decoder:
+    """Writes a tiny checkpoint without a tokenizer, and returns the model that was saved.
+
+    Args:
+        folder: made where it does not exist.
+        kind: a model_type.
+        dtype: of the floating tensors in the files.
+        quantize: arguments of nn.quantize, or a predicate that returns them for each module.
+        shard_bytes: as `save_checkpoint` has it.
+        changes: of config.json.
+    """
+    config = tiny_config(kind, **changes)
+    model = tiny_model(config)
+    if callable(quantize):
+        nn.quantize(model, class_predicate=lambda path, module: hasattr(module, "to_quantized") and quantize(path, module))
+    elif quantize is not None:
+        nn.quantize(model, **quantize)
+    save_checkpoint(folder, model, config, dtype=dtype, shard_bytes=shard_bytes)
+    return model
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Changes keys of config.json; a value of ... removes the key."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}), encoding="utf-8")
+
+
+def edit_tensors(folder: Path, change: Callable[[dict[str, mx.array]], None], file: str = "model.safetensors") -> None:
+    """Rewrites one file after `change` has had its tensors."""
+    arrays = mx.load(str(folder / file))
+    assert isinstance(arrays, dict)
+    mx.eval(arrays)
+    change(arrays)
+    mx.save_safetensors(str(folder / file), arrays)
