@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import numpy as np
 from jaxtyping import Float, Integer
 
 from gemma_mlx import device
@@ -73,6 +75,14 @@ class Gemma:
         return self.model.spec
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Tells whether a saved cache was computed by these weights, in this dtype: their specs and their last norm."""
+        norm = self.model.model.norm.weight
+        digest = blake2b(f"{self.spec} {norm.dtype}".encode(), digest_size=16)
+        digest.update(np.array(norm.astype(mx.float32)).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
     def processor(self) -> Processor:
         """Text and conversations -> ids.
 
@@ -85,7 +95,7 @@ class Gemma:
         beyond = sum(id >= rows for id in tokenizer.control_tokens.values())
         if tokenizer.vocab_size - beyond > rows:
             raise TokenizerError(
-                f"The tokenizer in {self.folder} has {tokenizer.vocab_size:,} entries, and the model rows for {rows:,}.",
+                f"The tokenizer in {self.folder} has {tokenizer.vocab_size:,} entries; the model has {rows:,} rows.",
                 "It belongs to another model; copy the tokenizer's files from the one this checkpoint was made from.",
             )
         return processor

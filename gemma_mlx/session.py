@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_mlx.cache.prefix import PromptCache
-from gemma_mlx.errors import InputError
+from gemma_mlx.errors import CacheError, InputError
 from gemma_mlx.gemma import Gemma, load
 from gemma_mlx.generate.events import Done, Event, Text, Token
 from gemma_mlx.generate.loop import generate
@@ -117,6 +118,31 @@ class Session:
     def cancel(self) -> None:
         """Ends the answer after the present token. Safe to call from a signal handler or another thread."""
         self._cancelled.set()
+
+    def save(self, path: Path) -> None:
+        """Writes the conversation and what the cache has read of it into one file, replaced in one step."""
+        notes = {
+            "system": self.system,
+            "messages": [[message.role, message.content] for message in self.messages],
+            "replies": [[index, ids] for index, ids in self._replies.items()],
+        }
+        self._cache.save(path, self._gemma.fingerprint, json.dumps(notes))
+
+    def restore(self, path: Path) -> None:
+        """Goes on with a saved conversation, without reading it again.
+
+        Raises:
+            CacheError: the file is damaged, or belongs to another model; the present conversation is kept.
+        """
+        cache = PromptCache(self._gemma.model.make_cache())
+        notes = cache.restore(path, self._gemma.fingerprint)
+        if not notes:
+            raise CacheError(f"{path} holds a cache without a conversation.", "Save it with Session.save.")
+        saved = json.loads(notes)
+        self._cache = cache
+        self.system = saved["system"]
+        self.messages = [Message(role, content) for role, content in saved["messages"]]
+        self._replies = {index: tuple(ids) for index, ids in saved["replies"]}
 
     def complete(self, text: str, **changes: Any) -> Iterator[Event]:
         """Continues bare text without a template and outside the conversation, as pretrained models expect."""

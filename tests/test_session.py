@@ -11,7 +11,7 @@ import pytest
 
 import gemma_mlx
 from gemma_mlx.cache import sliding
-from gemma_mlx.errors import InputError
+from gemma_mlx.errors import CacheError, InputError
 from gemma_mlx.gemma import Gemma
 from gemma_mlx.generate.events import Done, Event, Prefill, Text, Token
 from gemma_mlx.session import Session
@@ -173,6 +173,32 @@ def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(gemma: Gemma, sessi
     assert session.messages[-1].content == stopped.text
     expected = from_scratch(gemma, session, "Go on.")
     assert done(session.send("Go on.")).tokens == expected.tokens
+
+
+def test_saved_and_restored(gemma: Gemma, session: Session, tmp_path: Path) -> None:
+    session.system = "Be brief."
+    done(session.send("One."))
+    done(session.send("Two."))
+    session.save(tmp_path / "chat")
+    other = gemma.session()
+    other.options = session.options
+    other.restore(tmp_path / "chat")
+    assert (other.system, other.messages) == (session.system, session.messages)
+    expected, answer = done(session.send("Three.")), done(other.send("Three."))
+    assert answer.tokens == expected.tokens
+    assert answer.stats.reused_tokens == expected.stats.reused_tokens > 0
+
+
+def test_a_conversation_with_another_model_is_refused(gemma: Gemma, session: Session, tmp_path: Path) -> None:
+    done(session.send("One."))
+    session.save(tmp_path / "chat")
+    other = gemma_mlx.load(gemma.folder, mx.bfloat16).session()
+    with pytest.raises(CacheError, match="was saved with"):
+        other.restore(tmp_path / "chat")
+    session._cache.save(tmp_path / "cache", gemma.fingerprint)
+    with pytest.raises(CacheError, match="without a conversation"):
+        session.restore(tmp_path / "cache")
+    assert session.messages[0].content == "One."
 
 
 def test_clear_forgets_and_the_system_text_stays(gemma: Gemma, session: Session) -> None:

@@ -107,22 +107,28 @@ class PromptCache:
         self.tokens = []
         self._marks = []
 
-    def save(self, path: Path, model: str) -> None:
+    def save(self, path: Path, model: str, notes: str = "") -> None:
         """Writes the tokens and the rows needed to go on, as safetensors.
 
         Args:
             path: the file, replaced in one step.
             model: what the rows belong to; `restore` demands the same.
+            notes: whatever else should come back with them.
         """
         self._settle()
         part = path.with_name(path.name + ".part.safetensors")
-        metadata = {"format": "gemma-mlx prompt cache 1", "model": model, "tokens": json.dumps(self.tokens)}
+        metadata = {
+            "format": "gemma-mlx prompt cache 1",
+            "model": model,
+            "tokens": json.dumps(self.tokens),
+            "notes": notes,
+        }
         # An empty cache has no rows; a file needs one tensor.
         mx.save_safetensors(str(part), self.cache.rows() or {"empty": mx.zeros((1,))}, metadata)
         part.replace(path)
 
-    def restore(self, path: Path, model: str) -> None:
-        """Reads what `save` wrote.
+    def restore(self, path: Path, model: str) -> str:
+        """Reads what `save` wrote, and returns its notes.
 
         Raises:
             CacheError: the file is damaged, or belongs to another model.
@@ -146,3 +152,4 @@ class PromptCache:
         self.clear()
         self.cache.load(len(tokens), rows)
         self.tokens = tokens
+        return metadata.get("notes", "")
