@@ -179,6 +179,9 @@ class Session:
                 f"This takes {len(inputs.tokens):,} tokens, and the model's context holds {self.spec.context:,}.",
                 "Start a new one (/clear), or shorten the message.",
             )
+        if (largest := max(inputs.tokens)) >= self.spec.vocab:
+            token = self._processor.tokenizer.decode([largest], control=True)
+            raise InputError(f"The text holds {token!r} (id {largest}), for which this model has no embedding.")
         self._cancelled.clear()
         stop_ids = self._processor.stop_ids
         sampled = [] if sampled is None else sampled

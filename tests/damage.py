@@ -1,7 +1,7 @@
 """Two hundred ways to damage a checkpoint, the same two hundred every time.
 
-Each is a name, the checkpoint it starts from, and what is done to its folder. Bits are flipped where a header, a config or a
-tokenizer is; a bit among the tensors' bytes cannot be seen by anyone, since safetensors has no checksum.
+Each is a name, the checkpoint it starts from, and what is done to its folder. Bits are flipped in headers; one among
+the tensors' bytes cannot be seen by anyone, since safetensors has no checksum.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Case:
 
 
 def write_bases(folder: Path) -> None:
-    """The good ones: "plain" in bfloat16, "packed" in 4 bits over several files, "eyes" in MXFP4 with a nested config."""
+    """The good ones: "plain" in bfloat16, "packed" in 4 bits over two files, "eyes" in MXFP4 with a nested config."""
     write_tiny(folder / "plain", "gemma3_text", vocab_size=VOCAB, num_hidden_layers=2)
     write_tiny(
         folder / "packed",
@@ -117,7 +117,7 @@ def _header_end(path: Path) -> int:
 
 def _flip_header(folder: Path, random: Random) -> None:
     """One bit of the header, behind `__metadata__`, which says nothing that counts."""
-    path = sorted(folder.glob("model*.safetensors"))[0]
+    path = min(folder.glob("model*.safetensors"))
     content = bytearray(path.read_bytes())
     first = content.index(b"}", 8)
     content[random.randrange(first, _header_end(path))] ^= 1 << random.randrange(8)
@@ -126,7 +126,7 @@ def _flip_header(folder: Path, random: Random) -> None:
 
 def _flip_length(byte: int, bit: int) -> Damage:
     def damage(folder: Path, _: Random) -> None:
-        path = sorted(folder.glob("model*.safetensors"))[0]
+        path = min(folder.glob("model*.safetensors"))
         content = bytearray(path.read_bytes())
         content[byte] ^= 1 << bit
         path.write_bytes(content)
@@ -138,7 +138,7 @@ def _cut_weights(length: Callable[[int, int], int]) -> Damage:
     """`length`: (end of the header, size) -> bytes that are left."""
 
     def damage(folder: Path, _: Random) -> None:
-        path = sorted(folder.glob("model*.safetensors"))[-1]
+        path = max(folder.glob("model*.safetensors"))
         content = path.read_bytes()
         path.write_bytes(content[: length(_header_end(path), len(content))])
 
@@ -150,7 +150,9 @@ def _headers() -> Iterator[Case]:
         yield Case(f"weights-cut-at-{length}", ("plain", "packed")[number % 2], _cut_weights(lambda _, __, n=length: n))
     for share in (0.1, 0.5, 0.9, 0.999):
         yield Case(f"header-cut-at-{share}", "plain", _cut_weights(lambda end, _, s=share: 8 + int((end - 8) * s)))
-        yield Case(f"data-cut-at-{share}", "packed", _cut_weights(lambda end, size, s=share: end + int((size - end) * s)))
+        yield Case(
+            f"data-cut-at-{share}", "packed", _cut_weights(lambda end, size, s=share: end + int((size - end) * s))
+        )
     yield Case("data-cut-by-1", "eyes", _cut_weights(lambda _, size: size - 1))
     yield Case("data-cut-whole", "eyes", _cut_weights(lambda end, _: end))
     for number in range(34):
@@ -302,7 +304,7 @@ def _indexes() -> Iterator[Case]:
 
     def without_index(folder: Path, _: Random) -> None:
         (folder / INDEX).unlink()
-        sorted(folder.glob("model-*"))[0].unlink()
+        min(folder.glob("model-*")).unlink()
 
     yield Case("index-and-file-missing", "packed", without_index)
 

@@ -19,6 +19,7 @@ from gemma_mlx.gemma import load
 from gemma_mlx.weights.header import read_header
 from gemma_mlx.weights.load import materialize
 from tests.damage import CASES, Case, write_bases
+from tests.tiny import edit_config, edit_tensors
 
 SECONDS = 2.0
 
@@ -56,6 +57,22 @@ def test_there_are_200() -> None:
 @pytest.mark.parametrize("base", ["plain", "packed", "eyes"])
 def test_the_good_ones_load(bases: Path, base: str) -> None:
     assert mx.isfinite(_open(bases / base)).all().item()
+
+
+def test_a_control_token_without_a_row_is_no_damage(bases: Path, tmp_path: Path) -> None:
+    """The text-only Gemma 3 are published so: <image_soft_token> is entry 262,144 of a table with as many rows."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(bases / "plain", folder)
+    last = load(folder).processor.tokenizer
+    assert last.vocab_size - 1 in last.control_tokens.values()
+    edit_config(folder, vocab_size=last.vocab_size - 1)
+    edit_tensors(
+        folder,
+        lambda arrays: arrays.update(
+            {"model.embed_tokens.weight": arrays["model.embed_tokens.weight"][: last.vocab_size - 1]}
+        ),
+    )
+    assert mx.isfinite(_open(folder)).all().item()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -43,6 +43,16 @@ def test_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.memory_bytes, found.limit_bytes) == (16 << 30, 12_713_115_648)
 
 
+@pytest.mark.parametrize(("metal", "wired"), [(True, [12_713_115_648]), (False, [])])
+def test_only_a_mac_wires(monkeypatch: pytest.MonkeyPatch, metal: bool, wired: list[int]) -> None:
+    info = {"memory_size": 16 << 30, "max_recommended_working_set_size": 12_713_115_648}
+    _pretend(monkeypatch, gpu=True, metal=metal, info=info)
+    limits: list[int] = []
+    monkeypatch.setattr(mx, "set_wired_limit", limits.append)
+    device.wire()
+    assert limits == wired
+
+
 def test_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend(monkeypatch, gpu=True, metal=False, info={"device_name": "H100", "total_memory": 80 << 30})
     assert device.device().memory_bytes == device.device().limit_bytes == 80 << 30

@@ -56,7 +56,10 @@ def test_a_second_layout_is_set_aside_with_a_reason(tmp_path: Path) -> None:
     ("files", "says"),
     [
         ({"model.safetensors": "a", "model-00001-of-00001.safetensors": "a"}, "which are two checkpoints"),
-        ({"model-00001-of-00002.safetensors": "a", "model-00002-of-00003.safetensors": "b"}, "checkpoints of 2 and 3 files"),
+        (
+            {"model-00001-of-00002.safetensors": "a", "model-00002-of-00003.safetensors": "b"},
+            "checkpoints of 2 and 3 files",
+        ),
         ({"model-00001-of-00003.safetensors": "a", "model-00003-of-00003.safetensors": "b"}, "number 2 is missing"),
         ({"model.safetensors": "a", "model.fp16.safetensors": "a"}, "'a' is both in"),
         ({"model.safetensors": "a", "adapter_model.safetensors": "b"}, "an adapter"),
@@ -76,10 +79,10 @@ def test_refuses_a_mixture(tmp_path: Path, files: dict[str, str], says: str) -> 
 @pytest.mark.parametrize(
     ("weight_map", "says"),
     [
-        ({"a": "one.safetensors", "b": "two.safetensors", "c": "three.safetensors"}, "1 of them are not there"),
+        ({"a": "one.safetensors", "b": "two.safetensors", "c": "three.safetensors"}, "1 of them cannot be found"),
         ({"a": "one.safetensors"}, "which its index does not name"),
-        ({"a": "one.safetensors", "b": "model-two.safetensors", "c": "one.safetensors"}, "lacks 1 tensors"),
-        ({"a": "model-two.safetensors", "b": "one.safetensors"}, "lacks 1 tensors"),
+        ({"a": "one.safetensors", "b": "model-two.safetensors", "c": "one.safetensors"}, "lacks 1 of the tensors"),
+        ({"a": "model-two.safetensors", "b": "one.safetensors"}, "lacks 1 of the tensors"),
         ({"a": "../one.safetensors"}, "no name of a safetensors file beside it"),
         ({"a": "/etc/one.safetensors"}, "no name of a safetensors file beside it"),
         ({"a": "one\x00.safetensors"}, "no name of a safetensors file beside it"),
@@ -105,7 +108,7 @@ def test_refuses_a_wrong_index(tmp_path: Path, weight_map: Any, says: str) -> No
 def test_a_tensor_the_index_does_not_know(tmp_path: Path) -> None:
     _file(tmp_path, "one.safetensors", "a", "z")
     _index(tmp_path, {"a": "one.safetensors"})
-    with pytest.raises(WeightsError, match="holds 1 tensors that the index does not place there: 'z'"):
+    with pytest.raises(WeightsError, match="holds what the index does not place there: 'z'"):
         stored_tensors(tmp_path)
 
 

@@ -50,9 +50,9 @@ def _entry(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ({"a": GOOD["a"]}, "8 bytes more than its header accounts for"),
+        ({"a": GOOD["a"]}, "its header accounts for 97 bytes, and it has 105"),
         ({"a": GOOD["a"], "b": _entry(data_offsets=[26, 34])["a"] | {"dtype": "BF16", "shape": [4]}}, "begins at byte"),
-        (GOOD | {"c": {"dtype": "F32", "shape": [2], "data_offsets": [32, 40]}}, "cut short: 8 of its"),
+        (GOOD | {"c": {"dtype": "F32", "shape": [2], "data_offsets": [32, 40]}}, "bytes it lacks 8"),
         (GOOD | {"c": {"dtype": "U8", "shape": [8], "data_offsets": [24, 32]}}, "'c' begins at byte"),
         (_entry(dtype="F8_E9"), "the dtype 'F8_E9'"),
         (_entry(dtype=["F32"]), "the dtype"),
@@ -92,7 +92,7 @@ def test_refuses_a_lie(tmp_path: Path, header: Any, says: str) -> None:
     ("content", "says"),
     [
         (b"", "is empty"),
-        (b"abc", "3 bytes long"),
+        (b"abc", "a length of 3"),
         (bytes(4096), "begins with zeros"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
@@ -127,7 +127,7 @@ def test_a_length_that_looks_like_a_pickle_is_a_length(tmp_path: Path) -> None:
 def test_a_file_cut_short(tmp_path: Path, cut: int) -> None:
     path = _write(tmp_path / "x.safetensors", GOOD)
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(WeightsError, match=f"{cut} of its"):
+    with pytest.raises(WeightsError, match=f"it lacks {cut}"):
         read_header(path)
 
 

@@ -120,7 +120,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.server.models[name].get(file)
         if content is None:
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+        }
         start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") :].split("-")[0])
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
@@ -157,7 +161,11 @@ def _files(tmp_path: Path, **changes: Any) -> dict[str, bytes]:
     """A repository as they are: a checkpoint, a tokenizer, and much that we do not read."""
     write_tiny(tmp_path / "made", **changes)
     files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
-    return files | {"tokenizer.json": b"{}", "tokenizer_config.json": b'{"chat_template": ""}', "pytorch_model.bin": b"no"}
+    return files | {
+        "tokenizer.json": b"{}",
+        "tokenizer_config.json": b'{"chat_template": ""}',
+        "pytorch_model.bin": b"no",
+    }
 
 
 def _run(home: Path, *names: str, url: str | None, **environment: str) -> list[dict[str, Any]]:
@@ -246,7 +254,9 @@ def test_each_refusal_is_a_sentence(tmp_path: Path, server: Hub) -> None:
 def test_no_network(tmp_path: Path) -> None:
     (unreachable,) = _run(tmp_path / "home", "google/gemma-tiny", url=None)
     assert unreachable["error"] == "ModelNotFoundError"
-    assert "google/gemma-tiny is not on this machine, and http://127.0.0.1:9 cannot be reached" in unreachable["message"]
+    assert (
+        "google/gemma-tiny is not on this machine, and http://127.0.0.1:9 cannot be reached" in unreachable["message"]
+    )
     assert "gemma chat demo" in unreachable["hint"]
     (offline,) = _run(tmp_path / "home", "google/gemma-tiny", url=None, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE forbids" in offline["message"]
@@ -262,7 +272,7 @@ def test_a_download_that_is_not_complete_and_no_network(tmp_path: Path, server: 
     (cut,) = _run(home, "google/gemma-tiny", url=None)
     assert "What is here of google/gemma-tiny is not complete" in cut["message"]
     (mended,) = _run(home, "google/gemma-tiny", url=server.url)
-    assert len(list(Path(mended["folder"]).glob("model-*"))) == len(list(name for name in files if "model-" in name))
+    assert len(list(Path(mended["folder"]).glob("model-*"))) == len([name for name in files if "model-" in name])
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:

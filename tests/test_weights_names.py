@@ -22,7 +22,9 @@ def test_every_spelling_of_gemma3(stored: str, parameter: str) -> None:
     assert GEMMA3.parameter(stored) == parameter
 
 
-@pytest.mark.parametrize("parameter", ["model.embed_tokens.weight", "model.layers.3.mlp.up_proj.scales", "lm_head.weight"])
+@pytest.mark.parametrize(
+    "parameter", ["model.embed_tokens.weight", "model.layers.3.mlp.up_proj.scales", "lm_head.weight"]
+)
 def test_published_is_the_inverse(parameter: str) -> None:
     assert GEMMA3.parameter(GEMMA3.published(parameter)) == parameter
     assert GEMMA3.published(parameter).startswith("language_model.")

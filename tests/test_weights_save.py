@@ -28,7 +28,9 @@ def test_round_trip_in_float32(tmp_path: Path, kind: str) -> None:
     for name, array in saved.items():
         # A norm is stored less 1, so its last bit may be lost.
         exact = array.ndim > 1
-        assert mx.array_equal(array, loaded[name]) if exact else mx.allclose(array, loaded[name], rtol=0, atol=1e-7), name
+        assert mx.array_equal(array, loaded[name]) if exact else mx.allclose(array, loaded[name], rtol=0, atol=1e-7), (
+            name
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -96,7 +96,9 @@ def write_tiny(
     config = tiny_config(kind, **changes)
     model = tiny_model(config)
     if callable(quantize):
-        nn.quantize(model, class_predicate=lambda path, module: hasattr(module, "to_quantized") and quantize(path, module))
+        nn.quantize(
+            model, class_predicate=lambda path, module: hasattr(module, "to_quantized") and quantize(path, module)
+        )
     elif quantize is not None:
         nn.quantize(model, **quantize)
     save_checkpoint(folder, model, config, dtype=dtype, shard_bytes=shard_bytes)

@@ -45,7 +45,6 @@ class Decoder(nn.Module):
         self._spec = spec
         self._windows = dict.fromkeys(spec.windows)
         self._array_masks = any(attention.softcap for attention in spec.attentions)
-        self._head = self._tied_head if spec.tied_head else self._untied_head
         self._cap = partial(softcap, cap=spec.logit_softcap) if spec.logit_softcap else identity
         self._dtype = mx.float32
 
@@ -86,14 +85,11 @@ class Decoder(nn.Module):
             x = layer(x, masks[window], layer_cache)
         if last is not None:
             x = x[:, L - last :]
-        return self._cap(self._head(self.model.norm(x)))
+        return self._cap(self.head(self.model.norm(x)))
 
-    def _tied_head(self, x: mx.array) -> mx.array:
-        logits: mx.array = self.model.embed_tokens.as_linear(x)
-        return logits
-
-    def _untied_head(self, x: mx.array) -> mx.array:
-        logits: mx.array = self.lm_head(x)
+    def head(self, x: Float[mx.array, "*axes dim"]) -> Float[mx.array, "*axes vocab"]:
+        """Normed hidden states -> logits, uncapped: by the embedding table, or by a table of its own."""
+        logits: mx.array = self.model.embed_tokens.as_linear(x) if self._spec.tied_head else self.lm_head(x)
         return logits
 
     def set_compute_dtype(self, dtype: mx.Dtype) -> None:

@@ -173,7 +173,7 @@ def _indexed(folder: Path, weight_map: Mapping[str, str], names: set[str]) -> di
         if SINGLE in names and SINGLE not in wanted:
             hint = f"If {SINGLE} is the whole model, the index is a leftover: delete {INDEX}."
         raise WeightsError(
-            f"{folder / INDEX} names {len(wanted)} files, and {len(missing)} of them are not there: {_few(missing)}.",
+            f"{folder / INDEX} names {len(wanted)} files; {len(missing)} of them cannot be found: {_few(missing)}.",
             hint,
         )
     strangers = sorted(names - set(wanted))
@@ -190,13 +190,13 @@ def _indexed(folder: Path, weight_map: Mapping[str, str], names: set[str]) -> di
         lost = sorted(tensor for tensor, file in weight_map.items() if file == name and tensor not in found)
         if lost:
             raise WeightsError(
-                f"{name} lacks {len(lost)} tensors that the index says it holds: {_few(lost)}.",
+                f"{name} lacks {len(lost)} of the tensors that the index says it holds: {_few(lost)}.",
                 "Index and files belong to different checkpoints; fetch the model again into an empty folder.",
             )
         extra = sorted(tensor for tensor in found if weight_map.get(tensor) != name)
         if extra:
             raise WeightsError(
-                f"{name} holds {len(extra)} tensors that the index does not place there: {_few(extra)}.",
+                f"{name} holds what the index does not place there: {_few(extra)}.",
                 "Index and files belong to different checkpoints; fetch the model again into an empty folder.",
             )
         tensors |= found

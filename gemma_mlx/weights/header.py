@@ -120,7 +120,7 @@ def _foreign(path: Path, first: bytes, size: int) -> WeightsError:
             "Fetch the repository's safetensors files.",
         )
     if size < 10:
-        return WeightsError(f"{path} is {size} bytes long, too short for a safetensors file.", _AGAIN)
+        return WeightsError(f"{path} has a length of {size}, too short for a safetensors file.", _AGAIN)
     if not any(first):
         return WeightsError(
             f"{path} begins with zeros: its space was reserved, and the download stopped before it was filled.", _AGAIN
@@ -198,11 +198,11 @@ def _check_layout(path: Path, tensors: Mapping[str, TensorInfo], data_start: int
         end, before = tensor.stop, tensor.name
     if end > size:
         raise WeightsError(
-            f"{path} is cut short: {end - size:,} of its {end:,} bytes are missing.",
+            f"{path} is cut short: of its {end:,} bytes it lacks {end - size:,}.",
             "The download did not finish. " + _AGAIN,
         )
     if end < size:
-        raise WeightsError(f"{path} holds {size - end:,} bytes more than its header accounts for.", _AGAIN)
+        raise WeightsError(f"{path} is too long: its header accounts for {end:,} bytes, and it has {size:,}.", _AGAIN)
 
 
 def _shown(value: object) -> str:

@@ -264,7 +264,9 @@ def _fetch(name: str, cached: Path | None) -> Path:
 
 
 _CHECK_NETWORK: Final = "Check the network and try again; the model in the box needs none: gemma chat demo"
-_MAKE_ROOM: Final = "Remove models you do not need (hf cache ls, hf cache rm), or let HF_HOME name a folder on another disk."
+_MAKE_ROOM: Final = (
+    "Remove models you do not need (hf cache ls, hf cache rm), or let HF_HOME name a folder on another disk."
+)
 
 
 @contextmanager

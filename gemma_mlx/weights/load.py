@@ -228,8 +228,8 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def _check_layers(layers: int, tensors: Mapping[str, TensorInfo]) -> None:
     """The plainest contradiction of config and files, said before a model of that many layers is built."""
     held = {int(match[1]) + 1 for name in tensors if (match := re.match(r"model\.layers\.(\d{1,6})\.", name))}
-    if max(held, default=0) != layers:
-        raise WeightsError(f"config.json says {layers} layers, and the files hold {max(held, default=0)}.", _AGAIN)
+    if held and max(held) != layers:
+        raise WeightsError(f"config.json says {layers} layers, and the files hold {max(held)}.", _AGAIN)
 
 
 def _check(
@@ -240,12 +240,14 @@ def _check(
 ) -> None:
     """Every parameter has its tensor, in its shape and a fitting dtype, and every tensor its parameter."""
     missing = [name for name in shapes if name not in tensors]
+    left = [tensor.name for parameter, tensor in tensors.items() if parameter not in shapes]
     if missing:
+        instead = f" They hold {_count(left, 'tensor')} without a place: {_few(left)}." if left else ""
         raise WeightsError(
-            f"The files lack {_count(missing, 'tensor')} that a {model_type} of this config needs: {_few(missing)}.",
+            f"The files lack {_count(missing, 'tensor')} that a {model_type} of this config needs: {_few(missing)}."
+            + instead,
             _AGAIN,
         )
-    left = [tensor.name for parameter, tensor in tensors.items() if parameter not in shapes]
     if left:
         raise WeightsError(
             f"The files hold {_count(left, 'tensor')} for which a {model_type} of this config has no place: "

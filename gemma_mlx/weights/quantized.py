@@ -204,6 +204,8 @@ def _module(
     if scales is None or weight is None:
         if said is not None and weight is not None:
             raise _contradiction(path, f"config.json says {said}, but the file holds no scales for it")
+        if weight is not None and weight.dtype == "U32":
+            raise _contradiction(path, "it is packed, but the file holds no scales for it")
         return None
     if table is None:
         raise _contradiction(path, "the file holds scales for it, but config.json has no 'quantization'")
