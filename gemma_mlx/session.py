@@ -21,6 +21,8 @@ from gemma_mlx.spec import DecoderSpec
 from gemma_mlx.text.detokenizer import Detokenizer
 from gemma_mlx.text.template import Message
 
+Undo = Callable[[], None]
+
 
 class Session:
     """One conversation with one model.
@@ -84,10 +86,13 @@ class Session:
             InputError: the text is empty, or the conversation does not fit the model's context.
             TemplateError: the chat template refuses it.
         """
-        if not text.strip():
-            raise InputError("The message is empty.", "Type something.")
-        self.messages.append(Message("user", text))
-        return self._answer(replace(self.options, **changes), undo=lambda: self._cut(len(self.messages) - 1))
+        _check_said(text)
+
+        def change() -> Undo:
+            self.messages.append(Message("user", text))
+            return lambda: self._cut(len(self.messages) - 1)
+
+        return self._answer(self._begin(changes), change)
 
     def regenerate(self, **changes: Any) -> Iterator[Event]:
         """Answers the last message once more; the cache reads nothing again.
@@ -95,8 +100,13 @@ class Session:
         Raises:
             InputError: there is nothing to answer yet.
         """
-        old = self._take_back_reply()
-        return self._answer(replace(self.options, **changes), undo=lambda: self._put_back(old))
+        self._check_begun()
+
+        def change() -> Undo:
+            old = self._take_back_reply()
+            return lambda: self._put_back(old)
+
+        return self._answer(self._begin(changes), change)
 
     def edit(self, text: str, **changes: Any) -> Iterator[Event]:
         """Replaces the last message and answers it.
@@ -104,11 +114,20 @@ class Session:
         Raises:
             InputError: there is no message yet, or `text` is empty.
         """
-        if not text.strip():
-            raise InputError("The message is empty.", "Type something.")
-        self._take_back_reply()
-        self.messages[-1] = Message("user", text)
-        return self._answer(replace(self.options, **changes), undo=lambda: self._cut(len(self.messages) - 1))
+        _check_said(text)
+        self._check_begun()
+
+        def change() -> Undo:
+            old, question = self._take_back_reply(), self.messages[-1]
+            self.messages[-1] = Message("user", text)
+
+            def undo() -> None:
+                self.messages[-1] = question
+                self._put_back(old)
+
+            return undo
+
+        return self._answer(self._begin(changes), change)
 
     def clear(self) -> None:
         """Forgets the conversation; the system text stays."""
@@ -146,10 +165,19 @@ class Session:
 
     def complete(self, text: str, **changes: Any) -> Iterator[Event]:
         """Continues bare text without a template and outside the conversation, as pretrained models expect."""
-        return self._run(self._processor(text), replace(self.options, **changes))
+        return self._run(self._processor(text), self._begin(changes))
 
-    def _answer(self, options: Options, undo: Callable[[], None]) -> Iterator[Event]:
-        """Yields the answer to the history and appends it there, however it ends."""
+    def _begin(self, changes: Mapping[str, Any]) -> Options:
+        """The options of a turn. From here on `cancel` means this turn, even before its first event is asked for."""
+        self._cancelled.clear()
+        return replace(self.options, **changes)
+
+    def _answer(self, options: Options, change: Callable[[], Undo]) -> Iterator[Event]:
+        """Changes the history, yields the answer to it and appends that, however it ends.
+
+        Nothing is changed before the first event is asked for; without a reply, all is as it was.
+        """
+        undo = change()
         pieces: list[str] = []
         sampled: list[int] = []
         exact = True
@@ -182,7 +210,6 @@ class Session:
         if (largest := max(inputs.tokens)) >= self.spec.vocab:
             token = self._processor.tokenizer.decode([largest], control=True)
             raise InputError(f"The text holds {token!r} (id {largest}), for which this model has no embedding.")
-        self._cancelled.clear()
         stop_ids = self._processor.stop_ids
         sampled = [] if sampled is None else sampled
         detokenizer, stops = Detokenizer(self._processor.tokenizer), StopStrings(options.stop)
@@ -216,10 +243,12 @@ class Session:
         shift = 1 if self.system else 0
         return {index + shift: ids for index, ids in self._replies.items()}
 
-    def _take_back_reply(self) -> tuple[Message, tuple[int, ...] | None] | None:
-        """Removes the last reply, and returns it; the last message is then the user's."""
+    def _check_begun(self) -> None:
         if not self.messages:
             raise InputError("There is nothing to answer yet.", "Say something first.")
+
+    def _take_back_reply(self) -> tuple[Message, tuple[int, ...] | None] | None:
+        """Removes the last reply, and returns it; the last message is then the user's."""
         if self.messages[-1].role != "assistant":
             return None
         last = len(self.messages) - 1
@@ -237,6 +266,11 @@ class Session:
     def _cut(self, length: int) -> None:
         del self.messages[length:]
         self._replies = {index: ids for index, ids in self._replies.items() if index < length}
+
+
+def _check_said(text: str) -> None:
+    if not text.strip():
+        raise InputError("The message is empty.", "Type something.")
 
 
 def _stated(defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,6 +149,14 @@ def test_cancelled_before_the_first_token_leaves_no_trace(session: Session) -> N
     assert done(session.send("Hello.")).tokens
 
 
+def test_cancelled_before_it_began_reads_nothing(session: Session) -> None:
+    events = session.send("Hello.")
+    session.cancel()
+    answer = done(events)
+    assert (answer.reason, answer.stats.reply_tokens, session._cache.tokens) == ("cancelled", 0, [])
+    assert done(session.send("Hello.")).reason != "cancelled"
+
+
 def test_a_dropped_iterator_keeps_what_was_said(gemma: Gemma, session: Session) -> None:
     shown = ""
     events = session.send("Tell me a story.")
@@ -220,9 +228,15 @@ def test_what_cannot_be_asked_is_refused_and_leaves_no_trace(session: Session) -
         session.edit("x")
     with pytest.raises(InputError, match="context holds 600"):
         done(session.send("word " * 5000))
+    session.send("This answer is never asked for.")
     assert session.messages == []
     done(session.send("Hello."))
     history = list(session.messages)
+    with pytest.raises(InputError, match="top_p is 7"):
+        session.regenerate(top_p=7)
+    with pytest.raises(InputError, match="context holds 600"):
+        done(session.edit("word " * 5000))
+    assert session.messages == history
     with pytest.raises(InputError, match="context holds 600"):
         done(session.send("word " * 5000))
     assert session.messages == history
