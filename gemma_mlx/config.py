@@ -152,6 +152,11 @@ class Config:
             raise self._bad(key, value, wanted)
         return int(value)
 
+    def count(self, key: str, *, high: int) -> int:
+        """A whole number from 0 to `high`; null and absent mean 0."""
+        value = self.raw(key, None)
+        return 0 if value in (None, 0) else self.integer(key, high=high)
+
     def optional_number(self, key: str) -> float | None:
         """A positive number, or None where the key is null or absent."""
         return None if self.raw(key, None) is None else self.number(key)
@@ -250,6 +255,28 @@ class Config:
             "sliding_attention": Rope(theta=self.number("rope_local_base_freq", local_default)),
         }
 
+    def full_heads(self, kinds: Sequence[LayerType], head_dim: int, kv_heads: int) -> dict[int, tuple[int, int]]:
+        """(head_dim, kv heads) of each full layer, where they differ from the sliding ones (Gemma 4).
+
+        Spelled as `global_head_dim` and `num_global_key_value_heads`, or layer by layer as `per_layer_config`.
+        """
+        full = [index for index, kind in enumerate(kinds) if kind == "full_attention"]
+        if self.raw("per_layer_config", None) is None:
+            wide = self.integer("global_head_dim", head_dim, high=4096, multiple=2)
+            shared = self.count("num_global_key_value_heads", high=512) or kv_heads
+            return dict.fromkeys(full, (wide, shared))
+        section = self.section("per_layer_config")
+        found = {}
+        for index in full:
+            layer = section.section(str(index))
+            found[index] = (
+                layer.integer("head_dim", head_dim, high=4096, multiple=2),
+                layer.integer("num_key_value_heads", kv_heads, high=512),
+            )
+            layer.finish()
+        section.finish()
+        return found
+
     def tanh_gelu(self) -> None:
         """Checks that the activation is GELU.
 
@@ -261,9 +288,11 @@ class Config:
 
 
 def _rope(section: Config) -> Rope:
-    rope = Rope(theta=section.number("rope_theta"), scale=_linear_scale(section))
+    theta, scale, turning = section.number("rope_theta"), _linear_scale(section), 1.0
+    if section.raw("rope_type", None) == "proportional":
+        turning = section.number("partial_rotary_factor", 1.0, high=1.0)
     section.finish()
-    return rope
+    return Rope(theta=theta, scale=scale, turning=turning)
 
 
 def _linear_scale(section: Config) -> float:
@@ -273,9 +302,11 @@ def _linear_scale(section: Config) -> float:
     if kind == "default":
         section.raw("factor", None)
         return 1.0
+    if kind == "proportional":
+        return 1.0 / section.number("factor", 1.0, high=1e6)
     if kind != "linear":
         raise ConfigError(
-            f"config.json asks for the RoPE scaling {kind!r}; this architecture knows only 'default' and 'linear'.",
+            f"config.json asks for the RoPE scaling {kind!r}; Gemma knows 'default', 'linear' and 'proportional'.",
             "Use the checkpoint's original config.json.",
         )
     return 1.0 / section.number("factor", high=1e6)

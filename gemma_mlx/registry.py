@@ -21,13 +21,17 @@ MODULES: Final[Mapping[str, str]] = {
     "gemma2": "gemma_mlx.models.gemma2",
     "gemma3": "gemma_mlx.models.gemma3",
     "gemma3_text": "gemma_mlx.models.gemma3_text",
+    "gemma4": "gemma_mlx.models.gemma4",
+    "gemma4_text": "gemma_mlx.models.gemma4_text",
+    "gemma4_unified": "gemma_mlx.models.gemma4",
+    "gemma4_unified_text": "gemma_mlx.models.gemma4_text",
     "vaultgemma": "gemma_mlx.models.vaultgemma",
 }
 
 # Gemmas this version knows by name and does not run yet.
 NOT_YET: Final[frozenset[str]] = frozenset(
     (
-        "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "gemma4_assistant",
+        "gemma3n", "gemma3n_text", "gemma4_assistant",
         "gemma4_unified_assistant", "recurrent_gemma", "paligemma", "shieldgemma2", "t5gemma", "t5gemma2",
         "diffusion_gemma", "embedding_gemma2",
     )

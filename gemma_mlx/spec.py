@@ -18,10 +18,13 @@ class Rope:
     Attributes:
         theta: wavelength base (config `rope_theta`).
         scale: factor on the positions; linear scaling by 8 is 1 / 8.
+        turning: the fraction of the pairs that rotate, the fastest ones; the others stand still (Gemma 4's
+            "proportional" RoPE, config `partial_rotary_factor`).
     """
 
     theta: float
     scale: float = 1.0
+    turning: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class AttentionSpec:
         window: a query at position q sees the keys in (q - window, q]; None sees all before it.
         softcap: c in c·tanh(score / c), applied after the scale and before the mask.
         qk_norm: whether queries and keys pass an RMS norm before the rotation.
+        v_norm: whether values pass an RMS norm without a weight.
+        keys_as_values: whether values are the projected keys, before norm and rotation (config `attention_k_eq_v`).
         bias: whether q, k, v and o have biases (config `attention_bias`).
     """
 
@@ -48,15 +53,52 @@ class AttentionSpec:
     window: int | None = None
     softcap: float | None = None
     qk_norm: bool = False
+    v_norm: bool = False
+    keys_as_values: bool = False
     bias: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsSpec:
+    """Sparse feed-forward beside the dense one.
+
+    Attributes:
+        count: experts in a layer (config `num_experts`).
+        top_k: how many of them a token goes to (config `top_k_experts`).
+        mlp_dim: width of each one's GeGLU (config `moe_intermediate_size`).
+    """
+
+    count: int
+    top_k: int
+    mlp_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """One decoder layer: attention, then a GeGLU of width `mlp_dim`."""
+    """One decoder layer: attention, then a GeGLU of width `mlp_dim`.
+
+    Attributes:
+        borrows_from: index of the layer whose keys and values this one attends to; None where it has its own.
+        experts: the sparse part of the feed-forward, where there is one.
+    """
 
     attention: AttentionSpec
     mlp_dim: int
+    borrows_from: int | None = None
+    experts: ExpertsSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerLayerSpec:
+    """Per-layer embeddings: every layer adds a small embedding of the token that is its own.
+
+    Attributes:
+        vocab: rows of the table (config `vocab_size_per_layer_input`).
+        dim: width for one layer (config `hidden_size_per_layer_input`).
+    """
+
+    vocab: int
+    dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +112,8 @@ class DecoderSpec:
         context: positions the model was trained for (config `max_position_embeddings`).
         embed_scale: factor on the token embeddings, sqrt(dim) in every Gemma.
         norm_eps: epsilon of every RMS norm.
+        norm_offset: what is added to the stored norm weights: 1 up to Gemma 3, 0 since.
+        per_layer: per-layer embeddings, where there are any.
         logit_softcap: c in c·tanh(logits / c).
         tied_head: whether the embedding table is the output head, as in every published Gemma.
     """
@@ -80,6 +124,8 @@ class DecoderSpec:
     context: int
     embed_scale: float
     norm_eps: float
+    norm_offset: float = 1.0
+    per_layer: PerLayerSpec | None = None
     logit_softcap: float | None = None
     tied_head: bool = True
 
@@ -92,6 +138,11 @@ class DecoderSpec:
     def windows(self) -> tuple[int | None, ...]:
         """The window of each layer, None where it sees everything."""
         return tuple(attention.window for attention in self.attentions)
+
+    @cached_property
+    def owners(self) -> tuple[int, ...]:
+        """Indices of the layers that have keys and values of their own; only these have a cache."""
+        return tuple(index for index, layer in enumerate(self.layers) if layer.borrows_from is None)
 
     def runs(self) -> Iterator[tuple[int, int, LayerSpec]]:
         """Yields (first, last, spec) for each run of equal neighbouring layers."""

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten, tree_map
 from gemma_mlx.cache.none import NoCache
 from gemma_mlx.nn.attention import Attention
 from gemma_mlx.nn.mask import attention_mask
+from gemma_mlx.nn.norm import Norms
 from gemma_mlx.spec import AttentionSpec, Rope
 
 DIM, LENGTH, EPS = 10, 7, 1e-3
@@ -67,7 +68,7 @@ def reference(x: Array, weights: dict[str, Array], spec: AttentionSpec) -> Array
 )
 def test_equals_the_definition(change: dict[str, Any]) -> None:
     spec = replace(SPEC, **change)
-    attention = Attention(DIM, spec, EPS)
+    attention = Attention(DIM, spec, Norms(eps=EPS, stored_offset=1.0))
     attention.update(tree_map(lambda array: 0.7 * mx.random.normal(array.shape), attention.parameters()))
     weights = {name: np.array(array).astype(np.float64) for name, array in tree_flatten(attention.parameters())}
     x = mx.random.normal((1, LENGTH, DIM))

@@ -12,7 +12,7 @@ import pytest
 from gemma_mlx.cache.none import NoCache
 from gemma_mlx.nn.layer import PreNormLayer, SandwichLayer
 from gemma_mlx.nn.mlp import GeGLU, gelu_gate
-from gemma_mlx.nn.norm import RMSNorm
+from gemma_mlx.nn.norm import Norms, RMSNorm
 from gemma_mlx.nn.softcap import softcap
 from gemma_mlx.spec import AttentionSpec, LayerSpec, Rope
 
@@ -24,7 +24,7 @@ def close(a: mx.array, b: mx.array, tolerance: float = 1e-6) -> bool:
 
 
 def test_norm_multiplies_by_what_is_stored_plus_one() -> None:
-    norm = RMSNorm(6, 0.01)
+    norm = RMSNorm(6, 0.01, 1.0)
     stored = mx.random.normal((6,))
     norm.weight = norm.from_stored(stored)
     x = 3 * mx.random.normal((2, 5, 6))
@@ -35,7 +35,7 @@ def test_norm_multiplies_by_what_is_stored_plus_one() -> None:
 
 def test_the_offset_is_added_before_it_is_rounded() -> None:
     """0.00390625 is lost when 1 + w is computed in bfloat16; the loader adds in float32."""
-    weight = RMSNorm(1, 1e-6).from_stored(mx.array([2.0**-8], mx.bfloat16))
+    weight = RMSNorm(1, 1e-6, 1.0).from_stored(mx.array([2.0**-8], mx.bfloat16))
     assert weight.dtype == mx.float32
     assert weight.item() == 1 + 2.0**-8
 
@@ -71,7 +71,7 @@ def test_feed_forward_gates_with_gate_proj() -> None:
 
 @pytest.mark.parametrize("layer", [SandwichLayer, partial(PreNormLayer, mlp_norm="post_attention_layernorm")])
 def test_layers_follow_their_formula(layer: type[nn.Module]) -> None:
-    block = layer(8, SPEC, 1e-5)
+    block = layer(8, SPEC, Norms(eps=1e-5, stored_offset=1.0))
     for name, module in block.named_modules():
         if isinstance(module, RMSNorm):
             module.weight = 1 + 0.3 * mx.random.normal(module.weight.shape, key=mx.random.key(hash(name) & 0xFFFF))

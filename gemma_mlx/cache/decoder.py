@@ -31,7 +31,7 @@ class DecoderCache:
     """One cache per layer: growing where the layer sees everything, sliding where it has a window.
 
     Attributes:
-        layers: in the order of the decoder's layers.
+        layers: in the order of the decoder's layers that own their keys and values.
         padding: [B] columns of padding on the left of each row; None where no row has any.
     """
 
@@ -48,13 +48,14 @@ class DecoderCache:
     @classmethod
     def empty(cls, spec: DecoderSpec, padding: Integer[mx.array, " B"] | None = None) -> DecoderCache:
         """A cache that has read nothing."""
-        layers = [KVCache() if window is None else SlidingCache(window) for window in spec.windows]
-        return cls(layers, spec.windows, padding)
+        windows = [spec.windows[index] for index in spec.owners]
+        return cls([KVCache() if window is None else SlidingCache(window) for window in windows], windows, padding)
 
     @classmethod
     def none(cls, spec: DecoderSpec, padding: Integer[mx.array, " B"] | None = None) -> DecoderCache:
         """Stands in for a cache in a pass that keeps nothing."""
-        return cls([NoCache()] * len(spec.layers), spec.windows, padding)
+        windows = [spec.windows[index] for index in spec.owners]
+        return cls([NoCache()] * len(windows), windows, padding)
 
     @property
     def offset(self) -> int:

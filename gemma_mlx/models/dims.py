@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gemma_mlx.config import Config
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
@@ -37,7 +38,8 @@ class Dims:
             UnsupportedModelError: the checkpoint is an encoder (`use_bidirectional_attention`).
         """
         config.tanh_gelu()
-        if config.flag("use_bidirectional_attention", False):
+        # "vision" lets picture tokens see each other; text alone stays causal.
+        if config.raw("use_bidirectional_attention", None) not in (None, False, "vision"):
             raise UnsupportedModelError(
                 "This checkpoint attends in both directions: it is an embedding model, which this version cannot run.",
                 "Chat needs a model that writes text, such as a Gemma 3 -it checkpoint.",
@@ -63,8 +65,8 @@ class Dims:
             )
         return dims
 
-    def decoder(self, layers: Sequence[LayerSpec]) -> DecoderSpec:
-        """The spec of a decoder of these sizes."""
+    def decoder(self, layers: Sequence[LayerSpec], **more: Any) -> DecoderSpec:
+        """The spec of a decoder of these sizes; `more` are fields of DecoderSpec."""
         return DecoderSpec(
             vocab=self.vocab,
             dim=self.dim,
@@ -74,4 +76,5 @@ class Dims:
             norm_eps=self.norm_eps,
             logit_softcap=self.logit_softcap,
             tied_head=self.tied_head,
+            **more,
         )

@@ -7,16 +7,17 @@ heads H = 4, kv heads K = 2:     q0 q1   q2 q3
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float
 
 from gemma_mlx.nn.mask import Mask
-from gemma_mlx.nn.norm import RMSNorm, identity
+from gemma_mlx.nn.norm import Norms, identity
 from gemma_mlx.nn.softcap import softcap
 from gemma_mlx.spec import AttentionSpec
 
@@ -31,38 +32,94 @@ class LayerCache(Protocol):
         ...
 
 
-class Attention(nn.Module):
-    """One attention block, as its spec says."""
+class Lent:
+    """Another layer's keys and values, for one pass.
 
-    def __init__(self, dim: int, spec: AttentionSpec, eps: float) -> None:
+    Args:
+        offset: position of the first query.
+        keys: what the lending layer saw, rotated, [B K S D].
+        values: [B K S D].
+    """
+
+    def __init__(self, offset: int, keys: mx.array, values: mx.array) -> None:
+        self.offset = offset
+        self.keys, self.values = keys, values
+
+
+Source = LayerCache | Lent  # where a layer finds its keys and values
+
+
+class BorrowingAttention(nn.Module):
+    """Queries of its own to the keys and values of another layer."""
+
+    def __init__(self, dim: int, spec: AttentionSpec, norms: Norms) -> None:
         super().__init__()
-        width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        width = spec.heads * spec.head_dim
         self.q_proj = nn.Linear(dim, width, bias=spec.bias)
-        self.k_proj = nn.Linear(dim, kv_width, bias=spec.bias)
-        self.v_proj = nn.Linear(dim, kv_width, bias=spec.bias)
         self.o_proj = nn.Linear(width, dim, bias=spec.bias)
-        self.q_norm: Callable[[mx.array], mx.array] = RMSNorm(spec.head_dim, eps) if spec.qk_norm else identity
-        self.k_norm: Callable[[mx.array], mx.array] = RMSNorm(spec.head_dim, eps) if spec.qk_norm else identity
-        self._heads, self._kv_heads, self._head_dim = spec.heads, spec.kv_heads, spec.head_dim
-        self._rope = partial(
-            mx.fast.rope, dims=spec.head_dim, traditional=False, base=spec.rope.theta, scale=spec.rope.scale
-        )
+        self.q_norm: Callable[[mx.array], mx.array] = norms(spec.head_dim) if spec.qk_norm else identity
+        self._heads, self._head_dim = spec.heads, spec.head_dim
+        self._rope = rope(spec)
         self._attend = (
             partial(mx.fast.scaled_dot_product_attention, scale=spec.scale)
             if spec.softcap is None
             else partial(_capped_attention, scale=spec.scale, cap=spec.softcap)
         )
 
-    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: Source) -> Float[mx.array, "B L dim"]:
         """Attends from each of the L positions to the keys in the cache and to each other."""
         B, L, _ = x.shape
         offset = cache.offset
+        keys, values = self.keys_and_values(x, offset, cache)  # [B K S D]
         q = self.q_norm(self.q_proj(x).reshape(B, L, self._heads, self._head_dim)).swapaxes(1, 2)  # [B H L D]
-        k = self.k_norm(self.k_proj(x).reshape(B, L, self._kv_heads, self._head_dim)).swapaxes(1, 2)  # [B K L D]
-        v = self.v_proj(x).reshape(B, L, self._kv_heads, self._head_dim).swapaxes(1, 2)  # [B K L D]
-        keys, values = cache.update(self._rope(k, offset=offset), v)  # [B K S D]
         out = self._attend(self._rope(q, offset=offset), keys, values, mask=mask)  # [B H L D]
-        return self.o_proj(out.swapaxes(1, 2).reshape(B, L, -1))
+        attended: mx.array = self.o_proj(out.swapaxes(1, 2).reshape(B, L, -1))
+        return attended
+
+    def keys_and_values(self, _x: mx.array, _offset: int, cache: Any) -> tuple[mx.array, mx.array]:
+        """What the queries look at, [B K S D] each."""
+        lent: Lent = cache
+        return lent.keys, lent.values
+
+
+class Attention(BorrowingAttention):
+    """One attention block, as its spec says."""
+
+    def __init__(self, dim: int, spec: AttentionSpec, norms: Norms) -> None:
+        super().__init__(dim, spec, norms)
+        kv_width = spec.kv_heads * spec.head_dim
+        self.k_proj = nn.Linear(dim, kv_width, bias=spec.bias)
+        if not spec.keys_as_values:
+            self.v_proj = nn.Linear(dim, kv_width, bias=spec.bias)
+        self.k_norm: Callable[[mx.array], mx.array] = norms(spec.head_dim) if spec.qk_norm else identity
+        self._v_norm = norms.bare() if spec.v_norm else identity
+        self._kv_heads, self._keys_as_values = spec.kv_heads, spec.keys_as_values
+
+    def keys_and_values(self, x: mx.array, offset: int, cache: Any) -> tuple[mx.array, mx.array]:
+        """Projects L new keys and values, appends them to the cache and returns what the queries look at."""
+        B, L, _ = x.shape
+        k = self.k_proj(x).reshape(B, L, self._kv_heads, self._head_dim)  # [B L K D]
+        v = k if self._keys_as_values else self.v_proj(x).reshape(B, L, self._kv_heads, self._head_dim)
+        k, v = self.k_norm(k).swapaxes(1, 2), self._v_norm(v).swapaxes(1, 2)  # [B K L D]
+        seen: tuple[mx.array, mx.array] = cache.update(self._rope(k, offset=offset), v)
+        return seen
+
+
+def rope(spec: AttentionSpec) -> Callable[..., mx.array]:
+    """The rotation of [B H L D] from position `offset` on, angles in float32.
+
+    Where only a part of the pairs turns, the fastest do, and the frequencies are those of the whole width: dimension i
+    still pairs with i + D / 2. An infinite wavelength stands still.
+    """
+    turning = spec.rope
+    if turning.turning == 1:
+        return partial(mx.fast.rope, dims=spec.head_dim, traditional=False, base=turning.theta, scale=turning.scale)
+    pairs = spec.head_dim // 2
+    index = mx.arange(pairs)
+    wavelengths = mx.where(index < int(turning.turning * pairs), turning.theta ** (index / pairs), mx.array(math.inf))
+    return partial(
+        mx.fast.rope, dims=spec.head_dim, traditional=False, base=None, scale=turning.scale, freqs=wavelengths
+    )
 
 
 def _capped_attention(

@@ -1,9 +1,10 @@
-"""A decoder, assembled from its spec: embed, layers, norm, tied head."""
+"""A decoder, assembled from its spec: embed, layers, norm, head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import mlx.core as mx
@@ -11,12 +12,13 @@ import mlx.nn as nn
 from jaxtyping import Float, Integer
 
 from gemma_mlx.cache.decoder import DecoderCache
+from gemma_mlx.nn.attention import LayerCache, Lent
 from gemma_mlx.nn.mask import attention_mask
-from gemma_mlx.nn.norm import RMSNorm, identity
+from gemma_mlx.nn.norm import Norms, identity
 from gemma_mlx.nn.softcap import softcap
 from gemma_mlx.spec import DecoderSpec, LayerSpec
 
-Layer = Callable[[int, LayerSpec, float], Any]
+Layer = Callable[[int, LayerSpec, Norms], Any]
 
 
 class Backbone(nn.Module):
@@ -24,17 +26,34 @@ class Backbone(nn.Module):
 
     def __init__(self, spec: DecoderSpec, layer: Layer) -> None:
         super().__init__()
+        norms = Norms(eps=spec.norm_eps, stored_offset=spec.norm_offset)
         self.embed_tokens = nn.Embedding(spec.vocab, spec.dim)
-        self.layers = [layer(spec.dim, layer_spec, spec.norm_eps) for layer_spec in spec.layers]
-        self.norm = RMSNorm(spec.dim, spec.norm_eps)
+        self.layers = [layer(spec.dim, layer_spec, norms) for layer_spec in spec.layers]
+        self.norm = norms(spec.dim)
+
+
+class Lender:
+    """A layer's cache that remembers, for one pass, what it returned: other layers borrow it."""
+
+    def __init__(self, cache: LayerCache) -> None:
+        self.offset = cache.offset
+        self._cache = cache
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """As the cache's own."""
+        self.keys, self.values = self._cache.update(keys, values)
+        return self.keys, self.values
 
 
 class Decoder(nn.Module):
     """Token ids -> logits. An engine uses `embed`, `__call__` and `make_cache`, and nothing else.
 
+    Layers that borrow keys and values stand behind all that own theirs. They write nothing a later token needs, so they
+    run for the positions whose logits are asked for, and for no other.
+
     Args:
         spec: every number of the network.
-        layer: builds one layer from (dim, spec, eps).
+        layer: builds one layer from (dim, spec, norms).
     """
 
     def __init__(self, spec: DecoderSpec, layer: Layer) -> None:
@@ -43,7 +62,10 @@ class Decoder(nn.Module):
         if not spec.tied_head:
             self.lm_head = nn.Linear(spec.dim, spec.vocab, bias=False)
         self._spec = spec
-        self._windows = dict.fromkeys(spec.windows)
+        self._owners = len(spec.owners)
+        self._borrow_from = [layer.borrows_from for layer in spec.layers if layer.borrows_from is not None]
+        self._lenders = tuple(dict.fromkeys(self._borrow_from))
+        self._windows = dict.fromkeys(spec.windows[: self._owners])
         self._array_masks = any(attention.softcap for attention in spec.attentions)
         self._cap = partial(softcap, cap=spec.logit_softcap) if spec.logit_softcap else identity
         self._dtype = mx.float32
@@ -57,11 +79,10 @@ class Decoder(nn.Module):
         """An empty cache; `padding` counts the columns of padding on the left of each row."""
         return DecoderCache.empty(self._spec, padding)
 
-    def embed(self, tokens: Integer[mx.array, "B L"]) -> Float[mx.array, "B L dim"]:
-        """Token ids -> scaled embeddings, in the dtype the model computes in."""
+    def embed(self, tokens: Integer[mx.array, "B L"]) -> Any:
+        """Token ids -> scaled embeddings [B L dim], in the dtype the model computes in."""
         x = self.model.embed_tokens(tokens).astype(self._dtype)
-        scaled: mx.array = x * mx.array(self._spec.embed_scale, self._dtype)
-        return scaled
+        return x * mx.array(self._spec.embed_scale, self._dtype)
 
     def __call__(
         self, x: Float[mx.array, "B L dim"], cache: DecoderCache | None = None, *, last: int | None = None
@@ -73,18 +94,46 @@ class Decoder(nn.Module):
             cache: what was read before; appended to. None for a pass of its own.
             last: return logits only for this many last positions; all where None. Without them the head is not run.
         """
-        L = x.shape[1]
+        return self.logits(self.run(x, cache, last))
+
+    def run(
+        self,
+        x: Float[mx.array, "B L dim"],
+        cache: DecoderCache | None,
+        last: int | None,
+        extras: Iterable[tuple[mx.array, ...]] = repeat(()),
+    ) -> Float[mx.array, "B N dim"]:
+        """Through all layers; `extras` are what each layer is given besides, [B L ...]."""
         cache = DecoderCache.none(self._spec) if cache is None else cache
+        L, offset, windows, layers = x.shape[1], cache.offset, self._spec.windows, self.model.layers
         masks = {
-            window: attention_mask(
-                L, cache.keys(window, L), cache.offset, window, cache.padding, as_array=self._array_masks
-            )
+            window: attention_mask(L, cache.keys(window, L), offset, window, cache.padding, as_array=self._array_masks)
             for window in self._windows
         }
-        for layer, window, layer_cache in zip(self.model.layers, self._spec.windows, cache.layers, strict=True):
-            x = layer(x, masks[window], layer_cache)
+        caches: list[Any] = list(cache.layers)
+        for index in self._lenders:
+            caches[index] = Lender(caches[index])
+        # zip asks the layers first: an extra is taken from `extras` only for a layer that is there to get it.
+        extras = iter(extras)
+        for layer, window, layer_cache, extra in zip(layers[: self._owners], windows, caches, extras, strict=False):
+            x = layer(x, masks[window], layer_cache, *extra)
         if last is not None:
             x = x[:, L - last :]
+        if not self._lenders:
+            return x
+        N = x.shape[1]
+        lent, lent_masks = {}, {}
+        for index in self._lenders:
+            window, keys, values = windows[index], caches[index].keys, caches[index].values
+            S = keys.shape[2] if window is None else min(keys.shape[2], window - 1 + N)
+            lent[index] = Lent(offset + L - N, keys[:, :, -S:], values[:, :, -S:])
+            lent_masks[index] = attention_mask(N, S, offset + L - N, window, cache.padding, as_array=self._array_masks)
+        for layer, lender, extra in zip(layers[self._owners :], self._borrow_from, extras, strict=False):
+            x = layer(x, lent_masks[lender], lent[lender], *(array[:, L - N :] for array in extra))
+        return x
+
+    def logits(self, x: Float[mx.array, "B N dim"]) -> Float[mx.array, "B N vocab"]:
+        """What leaves the last layer -> logits."""
         return self._cap(self.head(self.model.norm(x)))
 
     def head(self, x: Float[mx.array, "*axes dim"]) -> Float[mx.array, "*axes vocab"]:

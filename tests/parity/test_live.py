@@ -72,10 +72,15 @@ def test_published_dialect(name: str, tmp_path: Path) -> None:
     """The same weights under the keys of the published files give the same specs and logits."""
     reference, gemma = both(name, tmp_path, **({"layer_types": [S, S, F]} if name == "gemma3_text" else {}))
     config = json.loads((tmp_path / "config.json").read_text())
+    if wide := config.pop("per_layer_config", None):
+        config["global_head_dim"] = next(iter(wide.values()))["head_dim"]
+        config["num_global_key_value_heads"] = next(iter(wide.values())).get("num_key_value_heads")
     ropes = config.pop("rope_parameters")
+    if name.startswith("gemma4"):  # as published
+        config["rope_parameters"] = ropes
     full = ropes.get(F, ropes)
     config["rope_theta"] = full["rope_theta"]
-    if S in ropes:
+    if S in ropes and not name.startswith("gemma4"):
         config["rope_local_base_freq"] = ropes[S]["rope_theta"]
         config["rope_scaling"] = {"rope_type": full["rope_type"], "factor": full["factor"]}
         config["sliding_window_pattern"] = config.pop("layer_types").index(F) + 1
@@ -101,7 +106,8 @@ def test_left_padding(name: str, padding: list[int], tmp_path: Path) -> None:
         assert_equal(ours[row, columns:], expected[row, columns:])
 
 
-@pytest.mark.parametrize("name", tiny.MODELS)
+# MLX gathers experts on the CPU in float32 alone, and bfloat16 is computed in on GPUs alone.
+@pytest.mark.parametrize("name", [name for name in tiny.MODELS if name != "gemma4_moe"])
 def test_bfloat16_is_as_close_as_the_reference_in_bfloat16(name: str, tmp_path: Path) -> None:
     """In bfloat16 neither is exact; ours may be no further from float32 than half as much again as the reference's."""
     reference = tiny.build(name)
