@@ -114,6 +114,8 @@ def drawn(facts: dict[str, Any], fit: int | None) -> str:
             f"{spec['dim']:,}; embeddings times {spec['embed_scale']:g}; norms with epsilon {spec['norm_eps']:g}{cap}",
         ),
     ]
+    if per_layer := spec["per_layer"]:
+        rows.append(("per layer", f"an embedding {per_layer['dim']:,} wide of {per_layer['vocab']:,} tokens"))
     if "error" in words:
         rows.append(("tokenizer", f"unusable: {words['error']}"))
     else:
@@ -127,7 +129,7 @@ def drawn(facts: dict[str, Any], fit: int | None) -> str:
         ]
     blocks = [pairs(rows, fit), layers(facts["runs"], fit), _stored(facts["stored"], fit)]
     if facts["unread"]:
-        blocks.append("not read:\n" + pairs([(f"  {name}", why) for name, why in facts["unread"].items()], fit))
+        blocks.append("not read:\n" + pairs(_unread(facts["unread"]), fit))
     return "\n\n".join(blocks)
 
 
@@ -135,23 +137,44 @@ def layers(runs: list[dict[str, Any]], fit: int | None) -> str:
     """A table with a row for each run of equal layers."""
     rows = []
     for run in runs:
-        attention, rope = run["attention"], run["attention"]["rope"]
+        attention, rope, experts = run["attention"], run["attention"]["rope"], run["experts"]
         rows.append(
             (
                 str(run["first"]) if run["first"] == run["last"] else f"{run['first']}-{run['last']}",
                 f"sliding {attention['window']:,}" if attention["window"] else "full",
                 f"{attention['heads']} x {attention['head_dim']}",
-                f"{attention['kv_heads']} x {attention['head_dim']}",
+                _keys(run),
                 f"{attention['scale']:.4g}",
-                f"{rope['theta']:,.0f}" + ("" if rope["scale"] == 1 else f" / {1 / rope['scale']:g}"),
+                f"{rope['theta']:,.0f}"
+                + ("" if rope["scale"] == 1 else f" / {1 / rope['scale']:g}")
+                + ("" if rope["turning"] == 1 else f", {rope['turning']:.0%}"),
                 "" if attention["softcap"] is None else f"{attention['softcap']:g}",
                 "yes" if attention["qk_norm"] else "",
                 "yes" if attention["bias"] else "",
                 f"{run['mlp_dim']:,}",
+                "" if experts is None else f"{experts['top_k']} of {experts['count']} x {experts['mlp_dim']:,}",
             )
         )
-    headers = ("layers", "attention", "queries", "keys", "scale", "rope", "cap", "qk norm", "bias", "mlp")
+    headers = ("layers", "attention", "queries", "keys", "scale", "rope", "cap", "qk norm", "bias", "mlp", "experts")
     return table(headers, rows, fit)
+
+
+def _unread(unread: dict[str, str]) -> list[tuple[str, str]]:
+    """One row for each reason: the first tensor's name and how many more there are."""
+    names: dict[str, list[str]] = {}
+    for name, why in unread.items():
+        names.setdefault(why, []).append(name)
+    return [(f"  {some[0]}" + (f" and {len(some) - 1:,} more" if some[1:] else ""), why) for why, some in names.items()]
+
+
+def _keys(run: dict[str, Any]) -> str:
+    """Heads and width of the keys, and whose they are where they are not the layer's own."""
+    if run["borrows_from"] is not None:
+        return f"of layer {run['borrows_from']}"
+    attention = run["attention"]
+    return f"{attention['kv_heads']} x {attention['head_dim']}" + (
+        ", values too" if attention["keys_as_values"] else ""
+    )
 
 
 def _stored(ways: list[dict[str, Any]], fit: int | None) -> str:
