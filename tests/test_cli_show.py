@@ -70,22 +70,30 @@ def test_layers_are_folded(facts: dict[str, Any]) -> None:
 
 def test_what_is_unusual_is_said(facts: dict[str, Any]) -> None:
     spec = facts["spec"] | {"logit_softcap": 30.0, "tied_head": False, "per_layer": {"vocab": 9000, "dim": 256}}
-    run_ = facts["runs"][0] | {"experts": {"count": 128, "top_k": 8, "mlp_dim": 704}}
-    attention = run_["attention"] | {
-        "softcap": 50.0,
-        "bias": True,
-        "rope": {"theta": 1e6, "scale": 0.125, "turning": 0.25},
-    }
+    rope = {"theta": 1e6, "scale": 0.125, "turning": 0.25}
+    first = facts["runs"][0] | {"experts": {"count": 128, "top_k": 8, "mlp_dim": 704}}
+    attention = first["attention"] | {"softcap": 50.0, "bias": True, "rope": rope}
+    stored = [{"how": "affine, 4 bits, groups of 64", "bytes": 5, "modules": 3, "kinds": {"q_proj": 2, "h": 1}}]
     unusual = facts | {
-        "spec": spec, "runs": [run_ | {"attention": attention}, run_ | {"borrows_from": 13}], "unread": {"v.weight": "a tower", "v.bias": "a tower", "lm_head": "a copy"},
-        "stored": [{"how": "affine, 4 bits, groups of 64", "bytes": 5, "modules": 3, "kinds": {"q_proj": 2, "h": 1}}],
-    }  # fmt: skip
+        "spec": spec,
+        "runs": [first | {"attention": attention}, first | {"borrows_from": 13}],
+        "unread": {"v.weight": "a tower", "v.bias": "a tower", "lm_head": "a copy"},
+        "stored": stored,
+    }
     text = show.drawn(unusual, None)
     for part in (
-        "logits capped at 30", "head of its own", "1,000,000 / 8, 25%", "cap", "bias", "v.weight and 1 more  a tower", "lm_head              a copy",
-        "256 wide of 9,000 tokens", "8 of 128 x 704", "of layer 13",
+        "logits capped at 30",
+        "head of its own",
+        "256 wide of 9,000 tokens",
+        "1,000,000 / 8, 25%",
+        "8 of 128 x 704",
+        "of layer 13",
+        "cap",
+        "bias",
+        "v.weight and 1 more  a tower",
+        "lm_head              a copy",
         "affine, 4 bits, groups of 64  5 bytes in 3 modules: 2 q_proj, h",
-    ):  # fmt: skip
+    ):
         assert part in text
 
 
