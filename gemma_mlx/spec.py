@@ -60,7 +60,13 @@ class AttentionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsSpec:
-    """Sparse feed-forward beside the dense one: each token goes to the `top_k` of `count` GeGLUs it is routed to."""
+    """Sparse feed-forward beside the dense one.
+
+    Attributes:
+        count: experts in a layer (config `num_experts`).
+        top_k: how many of them a token goes to (config `top_k_experts`).
+        mlp_dim: width of each one's GeGLU (config `moe_intermediate_size`).
+    """
 
     count: int
     top_k: int

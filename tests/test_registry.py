@@ -113,8 +113,13 @@ def test_vaultgemma_sees_everything() -> None:
 
 @pytest.mark.parametrize("model_type", registry.MODULES)
 def test_an_architecture_has_its_three_parts(model_type: str) -> None:
-    name = {"gemma": "gemma-2b", "gemma2": "gemma-2-2b", "gemma3": "gemma-3-4b-it", "gemma3_text": "gemma-3-270m"}
-    match = registry.match(published(name.get(model_type, "vaultgemma-1b")))
+    configs = [*CATALOGUE["configs"].values(), *(published(path.stem) for path in sorted(CONFIGS.glob("[gv]*.json")))]
+    configs += [
+        config["text_config"] | {"model_type": f"{config['model_type']}_text"}
+        for config in configs
+        if "text_config" in config
+    ]
+    match = registry.match(next(config for config in configs if config["model_type"] == model_type))
     assert match.model_type == model_type
     assert match.architecture.NAMES
     assert match.architecture.__name__ == registry.MODULES[model_type]  # type: ignore[attr-defined]

@@ -85,8 +85,7 @@ TESTED_IN: Final[Mapping[str, str]] = {
     "cache.none": "test_cache_decoder.py",
     "demo": "test_demo.py",  # the corpus and its training are judged by what comes out
     "models": "parity/test_goldens.py",  # an architecture is right when its numbers are
-    "nn.decoder": "test_nn_layers.py",  # small modules, each against its formula
-    "nn.layer": "test_nn_layers.py",
+    "nn.layer": "test_nn_layers.py",  # small modules, each against its formula
     "nn.mlp": "test_nn_layers.py",
     "nn.norm": "test_nn_layers.py",
     "nn.softcap": "test_nn_layers.py",
