@@ -93,7 +93,7 @@ class AltUpDecoder(PerLayerDecoder):
         for name in ("altup_projections", "altup_unembed_projections"):
             self.model[name] = [nn.Linear(spec.dim, spec.dim, bias=False) for _ in range(1, altup.streams)]
 
-    def run(  # type: ignore[override]
+    def run(
         self,
         x: Float[mx.array, "B L dim"],
         cache: DecoderCache | None,
