@@ -106,7 +106,7 @@ def _kept(model_type: str, spec: DecoderSpec, mlp_dims: Sequence[int], skip: Col
             f"Leave out some of 0 to {len(layers) - 1}.",
         )
     kept = [index for index in range(len(layers)) if index not in skip]
-    lenders = {layer.borrows_from for layer in layers} - {None}
+    lenders = {layer.borrows_from for layer in layers if layer.borrows_from is not None}
     if lost := sorted(lenders - set(kept)):
         raise InputError(
             f"Layer {lost[0]} cannot be left out: others borrow its keys and values.",
