@@ -20,7 +20,7 @@ from gemma_mlx.nn.mask import Mask
 from gemma_mlx.nn.moe import Experts, Router
 from gemma_mlx.nn.norm import Norms
 from gemma_mlx.nn.per_layer import PerLayerDecoder, PerLayerInput
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, ExpertsSpec, LayerSpec, PerLayerSpec
+from gemma_mlx.spec import DecoderSpec, ExpertsSpec, LayerSpec, PerLayerSpec
 from gemma_mlx.weights.names import GEMMA4, Names
 
 NAMES: Names = GEMMA4
@@ -91,8 +91,7 @@ def read(config: Config) -> DecoderSpec:
         own = index < len(owned)
         head_dim, kv_heads = full_heads.get(index, (dims.head_dim, dims.kv_heads))
         return LayerSpec(
-            attention=AttentionSpec(
-                heads=dims.heads,
+            attention=dims.attention(
                 kv_heads=kv_heads,
                 head_dim=head_dim,
                 scale=1.0,
@@ -101,7 +100,6 @@ def read(config: Config) -> DecoderSpec:
                 qk_norm=True,
                 v_norm=True,
                 keys_as_values=keys_as_values and kind == "full_attention",
-                bias=dims.attention_bias,
             ),
             mlp_dim=dims.mlp_dim * (1 if own or not double else 2),
             borrows_from=None if own else len(owned) - 1 - owned[::-1].index(kind),
