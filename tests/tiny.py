@@ -15,7 +15,7 @@ from gemma_mlx import registry
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.weights.save import save_checkpoint
 
-KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma")
+KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "vaultgemma")
 
 _COMMON: Final[dict[str, Any]] = {
     "attention_bias": False,
@@ -49,11 +49,28 @@ _GEMMA3: Final = {
     "sliding_window": 8,
     "sliding_window_pattern": 3,
 }
+_GEMMA4: Final = {
+    "attention_k_eq_v": True,
+    "enable_moe_block": True,
+    "final_logit_softcapping": 3.0,
+    "global_head_dim": 64,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "moe_intermediate_size": 64,
+    "num_experts": 4,
+    "num_global_key_value_heads": 1,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 5_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    },
+    "sliding_window": 8,
+    "top_k_experts": 2,
+}
 
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     """A config.json in the published dialect; `changes` go where the sizes of the text are."""
-    more = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "vaultgemma": _GEMMA2}.get(kind, _GEMMA3)
+    own = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "gemma4_text": _GEMMA4, "vaultgemma": _GEMMA2}
+    more = own.get(kind, _GEMMA3)
     text = _COMMON | more | {"model_type": kind} | changes
     if kind != "gemma3":
         return text

@@ -113,6 +113,7 @@ class Trainee(Decoder):
         self._places = mx.array([0])
 
     def head(self, x: mx.array) -> mx.array:
+        """Logits at the places that count, [N V]."""
         return super().head(x.reshape(-1, x.shape[-1])[self._places])
 
     def loss(self, ids: mx.array, places: mx.array) -> mx.array:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gemma_mlx.config import Config, LayerType
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import DecoderSpec, LayerSpec
+from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,11 @@ class Dims:
                 "Fetch config.json again, or undo the edit.",
             )
         return dims
+
+    def attention(self, **more: Any) -> AttentionSpec:
+        """The attention of a layer of these sizes; `more` are the other fields of AttentionSpec, or replace these."""
+        sizes = {"heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, "bias": self.attention_bias}
+        return AttentionSpec(**sizes | more)
 
     def decoder(self, layers: Sequence[LayerSpec], **more: Any) -> DecoderSpec:
         """The spec of a decoder of these sizes; `more` are fields of DecoderSpec."""

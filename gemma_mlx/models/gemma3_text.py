@@ -6,7 +6,7 @@ from gemma_mlx.config import Config
 from gemma_mlx.models.dims import Dims
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.layer import SandwichLayer
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec
+from gemma_mlx.spec import DecoderSpec, LayerSpec
 from gemma_mlx.weights.names import TEXT, Names
 
 NAMES: Names = TEXT
@@ -21,16 +21,12 @@ def read(config: Config) -> DecoderSpec:
     ropes = config.ropes(local_default=10_000.0)
     layers = [
         LayerSpec(
-            attention=AttentionSpec(
-                heads=dims.heads,
-                kv_heads=dims.kv_heads,
-                head_dim=dims.head_dim,
+            attention=dims.attention(
                 scale=scale,
                 rope=ropes[kind],
                 window=window if kind == "sliding_attention" else None,
                 softcap=softcap,
                 qk_norm=True,
-                bias=dims.attention_bias,
             ),
             mlp_dim=dims.mlp_dim,
         )

@@ -20,7 +20,7 @@ from gemma_mlx.nn.mask import Mask
 from gemma_mlx.nn.moe import Experts, Router
 from gemma_mlx.nn.norm import Norms
 from gemma_mlx.nn.per_layer import PerLayerDecoder, PerLayerInput
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, ExpertsSpec, LayerSpec, PerLayerSpec
+from gemma_mlx.spec import DecoderSpec, ExpertsSpec, LayerSpec, PerLayerSpec
 from gemma_mlx.weights.names import GEMMA4, Names
 
 NAMES: Names = GEMMA4
@@ -89,8 +89,7 @@ def read(config: Config) -> DecoderSpec:
     def layer(index: int, kind: LayerType) -> LayerSpec:
         head_dim, kv_heads = full_heads.get(index, (dims.head_dim, dims.kv_heads))
         return LayerSpec(
-            attention=AttentionSpec(
-                heads=dims.heads,
+            attention=dims.attention(
                 kv_heads=kv_heads,
                 head_dim=head_dim,
                 scale=1.0,
@@ -99,7 +98,6 @@ def read(config: Config) -> DecoderSpec:
                 qk_norm=True,
                 v_norm=True,
                 keys_as_values=keys_as_values and kind == "full_attention",
-                bias=dims.attention_bias,
             ),
             mlp_dim=dims.mlp_dim * (2 if double and lenders[index] is not None else 1),
             borrows_from=lenders[index],

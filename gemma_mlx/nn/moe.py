@@ -91,17 +91,14 @@ class Experts(nn.Module):
         self, x: Float[mx.array, "B L dim"], chosen: Integer[mx.array, "B L k"], weights: Float[mx.array, "B L k"]
     ) -> Float[mx.array, "B L dim"]:
         """Feeds each position through its chosen experts."""
-        B, L, dim = x.shape
-        k = chosen.shape[-1]
-        rows, experts = x.reshape(-1, 1, 1, dim), chosen.reshape(-1, k)  # [T 1 1 dim], [T k]
-        if B * L * k < SORT_FROM:
-            out = self._feed(rows, experts, sorted_indices=False).squeeze(-2)  # [T k dim]
+        if chosen.size < SORT_FROM:
+            out = self._feed(mx.expand_dims(x, (-2, -3)), chosen, sorted_indices=False).squeeze(-2)  # [B L k dim]
         else:
-            order = mx.argsort(experts.flatten())
-            sorted_rows = rows.reshape(-1, 1, dim)[order // k]  # [T·k 1 dim]
-            out = self._feed(sorted_rows, experts.flatten()[order], sorted_indices=True).squeeze(-2)
-            out = out[mx.argsort(order)].reshape(-1, k, dim)
-        return (out * weights.reshape(-1, k, 1)).sum(axis=-2).reshape(B, L, dim)
+            k, experts = chosen.shape[-1], chosen.flatten()
+            order = mx.argsort(experts)
+            rows = x.reshape(-1, 1, x.shape[-1])[order // k]  # [B·L·k 1 dim], by expert
+            out = self._feed(rows, experts[order], sorted_indices=True)[mx.argsort(order)].reshape(*chosen.shape, -1)
+        return (out * weights[..., None]).sum(axis=-2)
 
     def _feed(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         gate = self.gate_proj(x, experts, sorted_indices)
