@@ -25,7 +25,7 @@ from gemma_mlx.nn.layer import SandwichLayer
 from gemma_mlx.nn.mask import Mask
 from gemma_mlx.nn.norm import Norms
 from gemma_mlx.nn.per_layer import PerLayerDecoder, PerLayerInput
-from gemma_mlx.spec import AltUpSpec, AttentionSpec, DecoderSpec, LayerSpec, PerLayerSpec
+from gemma_mlx.spec import AltUpSpec, DecoderSpec, LayerSpec, PerLayerSpec
 from gemma_mlx.weights.names import TEXT, Names
 
 NAMES: Names = TEXT
@@ -128,16 +128,12 @@ def read(config: Config) -> DecoderSpec:
 
     def layer(index: int, kind: LayerType) -> LayerSpec:
         return LayerSpec(
-            attention=AttentionSpec(
-                heads=dims.heads,
-                kv_heads=dims.kv_heads,
-                head_dim=dims.head_dim,
+            attention=dims.attention(
                 scale=1.0,
                 rope=ropes[kind],
                 window=window if kind == "sliding_attention" else None,
                 qk_norm=True,
                 v_norm=True,
-                bias=dims.attention_bias,
             ),
             mlp_dim=mlp_dims[index],
             borrows_from=lenders[index],
