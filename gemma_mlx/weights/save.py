@@ -1,4 +1,7 @@
-"""A model -> a folder in the Hugging Face layout, which `load`, transformers and mlx-lm read."""
+"""A model -> a folder in the Hugging Face layout, which `load`, transformers and mlx-lm read.
+
+One exception: mlx-lm demands the unused keys and values of Gemma 3n's borrowing layers, which are not written.
+"""
 
 from __future__ import annotations
 
