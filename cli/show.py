@@ -116,6 +116,8 @@ def drawn(facts: dict[str, Any], fit: int | None) -> str:
     ]
     if per_layer := spec["per_layer"]:
         rows.append(("per layer", f"an embedding {per_layer['dim']:,} wide of {per_layer['vocab']:,} tokens"))
+    if altup := spec["altup"]:
+        rows.append(("streams", f"{altup['streams']}, of which each layer computes one and predicts the others"))
     if "error" in words:
         rows.append(("tokenizer", f"unusable: {words['error']}"))
     else:
@@ -151,7 +153,7 @@ def layers(runs: list[dict[str, Any]], fit: int | None) -> str:
                 "" if attention["softcap"] is None else f"{attention['softcap']:g}",
                 "yes" if attention["qk_norm"] else "",
                 "yes" if attention["bias"] else "",
-                f"{run['mlp_dim']:,}",
+                f"{run['mlp_dim']:,}" + (f", {run['sparsity']:.0%} cut" if run["sparsity"] else ""),
                 "" if experts is None else f"{experts['top_k']} of {experts['count']} x {experts['mlp_dim']:,}",
             )
         )

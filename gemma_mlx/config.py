@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from gemma_mlx.errors import ConfigError
 from gemma_mlx.spec import Rope
 
 LayerType = Literal["full_attention", "sliding_attention"]
+Value = TypeVar("Value")
 
 MAX_FILE_BYTES: Final = 8 << 20
 _REQUIRED: Final = object()
@@ -137,8 +138,8 @@ class Config:
             raise self._bad(key, value, f"above {low:g} and at most {high:g}")
         return float(value)
 
-    def integer(self, key: str, default: Any = _REQUIRED, *, high: int, multiple: int = 1) -> int:
-        """A whole number from 1 to `high`, a multiple of `multiple`."""
+    def integer(self, key: str, default: Any = _REQUIRED, *, low: int = 1, high: int, multiple: int = 1) -> int:
+        """A whole number from `low` to `high`, a multiple of `multiple`."""
         value = self.raw(key, default)
         if (
             isinstance(value, bool)
@@ -147,8 +148,8 @@ class Config:
             or value in (math.inf, -math.inf)
         ):
             raise self._bad(key, value, "a whole number")
-        if value != int(value) or not 1 <= value <= high or int(value) % multiple:
-            wanted = f"a whole number from 1 to {high}" + (f", a multiple of {multiple}" if multiple > 1 else "")
+        if value != int(value) or not low <= value <= high or int(value) % multiple:
+            wanted = f"a whole number from {low} to {high}" + (f", a multiple of {multiple}" if multiple > 1 else "")
             raise self._bad(key, value, wanted)
         return int(value)
 
@@ -156,6 +157,22 @@ class Config:
         """A whole number from 0 to `high`; null and absent mean 0."""
         value = self.raw(key, None)
         return 0 if value in (None, 0) else self.integer(key, high=high)
+
+    def each_layer(self, key: str, layers: int, one: Callable[[Config, str], Value]) -> tuple[Value, ...]:
+        """A value for each layer, from a list of them or from one for all.
+
+        Args:
+            key: where it is.
+            layers: how many.
+            one: reads and checks one value; it is called with a Config that has it under the key it is called with.
+        """
+        values = self.raw(key)
+        if not isinstance(values, list):
+            return (one(self, key),) * layers
+        if len(values) != layers:
+            raise self._bad(key, values, f"one value, or a list of {layers}")
+        where = f"{self._where}, {key}"
+        return tuple(one(Config({str(index): value}, where), str(index)) for index, value in enumerate(values))
 
     def optional_number(self, key: str) -> float | None:
         """A positive number, or None where the key is null or absent."""

@@ -23,6 +23,8 @@ MODULES: Final[Mapping[str, str]] = {
     "gemma2": "gemma_mlx.models.gemma2",
     "gemma3": "gemma_mlx.models.gemma3",
     "gemma3_text": "gemma_mlx.models.gemma3_text",
+    "gemma3n": "gemma_mlx.models.gemma3n",
+    "gemma3n_text": "gemma_mlx.models.gemma3n_text",
     "gemma4": "gemma_mlx.models.gemma4",
     "gemma4_text": "gemma_mlx.models.gemma4_text",
     "gemma4_unified": "gemma_mlx.models.gemma4",
@@ -36,9 +38,8 @@ BOTH_WAYS: Final[Mapping[str, str]] = {"gemma3_text": "gemma_mlx.models.embeddin
 # Gemmas this version knows by name and does not run yet.
 NOT_YET: Final[frozenset[str]] = frozenset(
     (
-        "gemma3n", "gemma3n_text", "gemma4_assistant",
-        "gemma4_unified_assistant", "recurrent_gemma", "paligemma", "shieldgemma2", "t5gemma", "t5gemma2",
-        "diffusion_gemma",
+        "gemma4_assistant", "gemma4_unified_assistant", "recurrent_gemma", "paligemma", "shieldgemma2", "t5gemma",
+        "t5gemma2", "diffusion_gemma",
     )
 )  # fmt: skip
 

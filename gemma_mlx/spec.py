@@ -82,12 +82,17 @@ class LayerSpec:
     Attributes:
         borrows_from: index of the layer whose keys and values this one attends to; None where it has its own.
         experts: the sparse part of the feed-forward, where there is one.
+        sparsity: the fraction of the gate's values that are cut to 0, were they normally distributed; 0 cuts none
+            (config `activation_sparsity_pattern`).
+        laurel_rank: rank of a residual branch beside attention; None where there is none.
     """
 
     attention: AttentionSpec
     mlp_dim: int
     borrows_from: int | None = None
     experts: ExpertsSpec | None = None
+    sparsity: float = 0.0
+    laurel_rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,22 @@ class PerLayerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AltUpSpec:
+    """Alternating updates: a residual stream of several parts, of which each layer computes one and predicts the rest.
+
+    Attributes:
+        streams: how many parts (config `altup_num_inputs`).
+        active: index of the one that layers compute (config `altup_active_idx`).
+        scaled: whether what a layer computed is scaled before its per-layer embedding is added (config
+            `altup_correct_scale`).
+    """
+
+    streams: int
+    active: int = 0
+    scaled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderSpec:
     """A whole decoder.
 
@@ -117,6 +138,7 @@ class DecoderSpec:
         norm_eps: epsilon of every RMS norm.
         norm_offset: what is added to the stored norm weights: 1 up to Gemma 3, 0 since.
         per_layer: per-layer embeddings, where there are any.
+        altup: how the residual stream is divided, where it is.
         logit_softcap: c in c·tanh(logits / c).
         tied_head: whether the embedding table is the output head, as in every published Gemma.
     """
@@ -129,6 +151,7 @@ class DecoderSpec:
     norm_eps: float
     norm_offset: float = 1.0
     per_layer: PerLayerSpec | None = None
+    altup: AltUpSpec | None = None
     logit_softcap: float | None = None
     tied_head: bool = True
 

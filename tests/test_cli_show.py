@@ -70,13 +70,14 @@ def test_layers_are_folded(facts: dict[str, Any]) -> None:
 
 def test_what_is_unusual_is_said(facts: dict[str, Any]) -> None:
     spec = facts["spec"] | {"logit_softcap": 30.0, "tied_head": False, "per_layer": {"vocab": 9000, "dim": 256}}
+    spec |= {"altup": {"streams": 4, "active": 0, "scaled": True}}
     rope = {"theta": 1e6, "scale": 0.125, "turning": 0.25}
     first = facts["runs"][0] | {"experts": {"count": 128, "top_k": 8, "mlp_dim": 704}}
     attention = first["attention"] | {"softcap": 50.0, "bias": True, "rope": rope}
     stored = [{"how": "affine, 4 bits, groups of 64", "bytes": 5, "modules": 3, "kinds": {"q_proj": 2, "h": 1}}]
     unusual = facts | {
         "spec": spec,
-        "runs": [first | {"attention": attention}, first | {"borrows_from": 13}],
+        "runs": [first | {"attention": attention}, first | {"borrows_from": 13, "sparsity": 0.95}],
         "unread": {"v.weight": "a tower", "v.bias": "a tower", "lm_head": "a copy"},
         "stored": stored,
     }
@@ -88,6 +89,8 @@ def test_what_is_unusual_is_said(facts: dict[str, Any]) -> None:
         "1,000,000 / 8, 25%",
         "8 of 128 x 704",
         "of layer 13",
+        ", 95% cut",
+        "4, of which each layer computes one",
         "cap",
         "bias",
         "v.weight and 1 more  a tower",

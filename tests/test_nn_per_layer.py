@@ -33,6 +33,16 @@ def test_the_embeddings_are_the_tokens_rows_scaled_by_their_width(model: PerLaye
     assert mx.array_equal(rows[0, 0], rows[0, 2])
 
 
+def test_ids_beyond_the_table_have_its_first_row() -> None:
+    model = load(GOLDEN.parent / "gemma3n_text", dtype=mx.float32).model
+    assert isinstance(model, PerLayerDecoder)
+    assert (model.spec.vocab, model.model.embed_tokens_per_layer.weight.shape[0]) == (96, 80)
+    _, rows = model.embed(mx.array([[0, 79, 80, 95]]))
+    assert mx.array_equal(rows[0, 2], rows[0, 0])
+    assert mx.array_equal(rows[0, 3], rows[0, 0])
+    assert not mx.array_equal(rows[0, 1], rows[0, 0])
+
+
 def test_only_owners_have_a_cache(model: PerLayerDecoder) -> None:
     assert model.spec.owners == (0, 1, 2)
     assert [layer.borrows_from for layer in model.spec.layers] == [None, None, None, 2, 1]

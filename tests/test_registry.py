@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import DecoderSpec, EncoderSpec, Rope
+from gemma_mlx.spec import AltUpSpec, DecoderSpec, EncoderSpec, PerLayerSpec, Rope
 from tests.test_config import CONFIGS, published
 
 CATALOGUE: Final[dict[str, Any]] = json.loads((CONFIGS / "catalogue.json").read_text(encoding="utf-8"))
@@ -105,6 +105,20 @@ def test_vaultgemma_sees_everything() -> None:
     spec = _spec("vaultgemma-1b")
     assert spec.windows == (None,) * 26
     assert (spec.logit_softcap, spec.attentions[0].softcap) == (None, None)
+
+
+@pytest.mark.parametrize(("name", "layers", "mlp_dim"), [("gemma-3n-E2B", 30, 8192), ("gemma-3n-E4B", 35, 16384)])
+def test_gemma_3n(name: str, layers: int, mlp_dim: int) -> None:
+    spec = registry.match(CATALOGUE["configs"][name]).spec
+    assert spec.windows == ((*(512,) * 4, None) * 7)[:layers]
+    assert len(spec.owners) == 20
+    assert {(layer.attention.window, layer.borrows_from) for layer in spec.layers[20:]} == {(512, 18), (None, 19)}
+    assert [layer.sparsity for layer in spec.layers] == [0.95] * 10 + [0.0] * (layers - 10)
+    assert {(layer.mlp_dim, layer.laurel_rank) for layer in spec.layers} == {(mlp_dim, 64)}
+    assert {(attention.scale, attention.softcap) for attention in spec.attentions} == {(1.0, None)}
+    assert spec.altup == AltUpSpec(streams=4, active=0, scaled=True)
+    assert spec.per_layer == PerLayerSpec(vocab=262_144, dim=256)
+    assert (spec.vocab, spec.norm_offset, spec.logit_softcap) == (262_400, 0.0, 30.0)
 
 
 @pytest.mark.parametrize("model_type", registry.MODULES)

@@ -17,7 +17,7 @@ from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.weights.save import save_checkpoint
 
-KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "vaultgemma")
+KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "gemma3n_text", "gemma4_text", "vaultgemma")
 
 _COMMON: Final[dict[str, Any]] = {
     "attention_bias": False,
@@ -51,6 +51,15 @@ _GEMMA3: Final = {
     "sliding_window": 8,
     "sliding_window_pattern": 3,
 }
+_GEMMA3N: Final = _GEMMA3 | {
+    "activation_sparsity_pattern": [0.9, 0.0, 0.5],
+    "altup_num_inputs": 4,
+    "final_logit_softcapping": 3.0,
+    "hidden_size_per_layer_input": 32,
+    "intermediate_size": [128, 64, 96],
+    "laurel_rank": 32,
+    "vocab_size_per_layer_input": 90,
+}
 _GEMMA4: Final = {
     "attention_k_eq_v": True,
     "enable_moe_block": True,
@@ -71,8 +80,8 @@ _GEMMA4: Final = {
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     """A config.json in the published dialect; `changes` go where the sizes of the text are."""
-    own = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "gemma4_text": _GEMMA4, "vaultgemma": _GEMMA2}
-    more = own.get(kind, _GEMMA3)
+    own = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "vaultgemma": _GEMMA2, "gemma3n_text": _GEMMA3N}
+    more = (own | {"gemma4_text": _GEMMA4}).get(kind, _GEMMA3)
     text = _COMMON | more | {"model_type": kind} | changes
     if kind != "gemma3":
         return text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemma_mlx.config import Config
+from gemma_mlx.config import Config, LayerType
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
 from gemma_mlx.spec import AttentionSpec, DecoderSpec, EncoderSpec, LayerSpec
 
@@ -30,11 +30,12 @@ class Dims:
     logit_softcap: float | None
 
     @classmethod
-    def read(cls, config: Config, *, encoder: bool = False) -> Dims:
+    def read(cls, config: Config, *, mlp_dim: int | None = None, encoder: bool = False) -> Dims:
         """Reads the sizes.
 
         Args:
-            config: where they are.
+            config: config.json, or its part about text.
+            mlp_dim: given where `intermediate_size` may differ between layers, and was read before.
             encoder: whether the architecture attends in both directions.
 
         Raises:
@@ -51,7 +52,7 @@ class Dims:
         dims = cls(
             vocab=config.integer("vocab_size", high=1 << 21),
             dim=config.integer("hidden_size", high=1 << 16),
-            mlp_dim=config.integer("intermediate_size", high=1 << 19),
+            mlp_dim=mlp_dim or config.integer("intermediate_size", high=1 << 19),
             layers=config.integer("num_hidden_layers", high=512),
             heads=config.integer("num_attention_heads", high=512),
             kv_heads=config.integer("num_key_value_heads", high=512),
@@ -96,3 +97,23 @@ class Dims:
             "embed_scale": math.sqrt(self.dim),
             "norm_eps": self.norm_eps,
         }
+
+
+def borrowed_from(kinds: Sequence[LayerType], borrowers: int) -> tuple[int | None, ...]:
+    """For each layer the one whose keys and values it uses, None for its own.
+
+    The last `borrowers` layers use those of the last layer of their kind before them.
+
+    Raises:
+        ConfigError: there is none of a kind (config `num_kv_shared_layers`).
+    """
+    owned = list(kinds[: len(kinds) - borrowers])
+    missing = set(kinds) - set(owned)
+    if missing:
+        raise ConfigError(
+            f"config.json: the last {borrowers} layers borrow keys and values ('num_kv_shared_layers'), and no layer "
+            f"before them is {min(missing)!r}.",
+            "Fetch config.json again, or undo the edit.",
+        )
+    last = {kind: index for index, kind in enumerate(owned)}
+    return (*[None] * len(owned), *[last[kind] for kind in kinds[len(owned) :]])

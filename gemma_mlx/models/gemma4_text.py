@@ -12,7 +12,7 @@ import mlx.core as mx
 from jaxtyping import Float
 
 from gemma_mlx.config import Config, LayerType
-from gemma_mlx.models.dims import Dims
+from gemma_mlx.models.dims import Dims, borrowed_from
 from gemma_mlx.nn.attention import Source
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.layer import SandwichLayer
@@ -82,13 +82,11 @@ def read(config: Config) -> DecoderSpec:
     ropes = config.ropes(local_default=None)
     keys_as_values = config.flag("attention_k_eq_v", False)
     full_heads = config.full_heads(kinds, dims.head_dim, dims.kv_heads)
-    borrowers = config.count("num_kv_shared_layers", high=dims.layers - 1)
+    lenders = borrowed_from(kinds, config.count("num_kv_shared_layers", high=dims.layers - 1))
     double = config.flag("use_double_wide_mlp", False)
     experts = _experts(config)
-    owned = kinds[: dims.layers - borrowers]
 
     def layer(index: int, kind: LayerType) -> LayerSpec:
-        own = index < len(owned)
         head_dim, kv_heads = full_heads.get(index, (dims.head_dim, dims.kv_heads))
         return LayerSpec(
             attention=dims.attention(
@@ -101,8 +99,8 @@ def read(config: Config) -> DecoderSpec:
                 v_norm=True,
                 keys_as_values=keys_as_values and kind == "full_attention",
             ),
-            mlp_dim=dims.mlp_dim * (1 if own or not double else 2),
-            borrows_from=None if own else len(owned) - 1 - owned[::-1].index(kind),
+            mlp_dim=dims.mlp_dim * (2 if double and lenders[index] is not None else 1),
+            borrows_from=lenders[index],
             experts=experts,
         )
 

@@ -98,11 +98,11 @@ class Decoder(nn.Module):
 
     def run(
         self,
-        x: Float[mx.array, "B L dim"],
+        x: Float[mx.array, "B L *streams dim"],
         cache: DecoderCache | None,
         last: int | None,
         extras: Iterable[tuple[mx.array, ...]] = repeat(()),
-    ) -> Float[mx.array, "B N dim"]:
+    ) -> Float[mx.array, "B N *streams dim"]:
         """Through all layers; `extras` are what each layer is given besides, [B L ...]."""
         cache = DecoderCache.none(self._spec) if cache is None else cache
         L, offset, windows, layers = x.shape[1], cache.offset, self._spec.windows, self.model.layers

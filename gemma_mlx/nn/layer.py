@@ -20,7 +20,7 @@ class SandwichLayer(nn.Module):
         super().__init__()
         attention = Attention if spec.borrows_from is None else BorrowingAttention
         self.self_attn = attention(dim, spec.attention, norms)
-        self.mlp = GeGLU(dim, spec.mlp_dim)
+        self.mlp = GeGLU(dim, spec.mlp_dim, spec.sparsity)
         self.input_layernorm = norms(dim)
         self.post_attention_layernorm = norms(dim)
         self.pre_feedforward_layernorm = norms(dim)

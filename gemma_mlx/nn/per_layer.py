@@ -7,6 +7,7 @@ token's row and of a projection of the token's embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +17,7 @@ from jaxtyping import Float, Integer
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.nn.decoder import Decoder, Layer
 from gemma_mlx.nn.mlp import gelu_gate
-from gemma_mlx.nn.norm import Norms
+from gemma_mlx.nn.norm import Norms, identity
 from gemma_mlx.spec import DecoderSpec, PerLayerSpec
 
 Embedded = tuple[mx.array, mx.array]  # [B L dim] and the tokens' own part of the per-layer embeddings [B L n p]
@@ -54,10 +55,12 @@ class PerLayerDecoder(Decoder):
         self.model.per_layer_model_projection = nn.Linear(spec.dim, n * width, bias=False)
         self.model.per_layer_projection_norm = Norms(eps=spec.norm_eps, stored_offset=spec.norm_offset)(width)
         self._per_layer = per_layer
+        # Ids of pictures and sound have rows in the one table and none in the other.
+        self._row = partial(_within, rows=per_layer.vocab) if per_layer.vocab < spec.vocab else identity
 
     def embed(self, tokens: Integer[mx.array, "B L"]) -> Embedded:
         """Token ids -> scaled embeddings, and the tokens' rows of the per-layer table."""
-        rows = self.model.embed_tokens_per_layer(tokens).astype(self._dtype)  # [B L n·p]
+        rows = self.model.embed_tokens_per_layer(self._row(tokens)).astype(self._dtype)  # [B L n·p]
         scaled = rows * mx.array(self._per_layer.dim**0.5, self._dtype)
         return super().embed(tokens), scaled.reshape(*tokens.shape, -1, self._per_layer.dim)
 
@@ -75,3 +78,8 @@ class PerLayerDecoder(Decoder):
 def _each_layer(per_layer: Float[mx.array, "B L n p"]) -> Iterator[tuple[Any, ...]]:
     for index in range(per_layer.shape[2]):
         yield (per_layer[:, :, index],)
+
+
+def _within(tokens: Integer[mx.array, "B L"], rows: int) -> Integer[mx.array, "B L"]:
+    """`tokens`, with 0 for those beyond a table of `rows`."""
+    return mx.where(tokens < rows, tokens, 0)

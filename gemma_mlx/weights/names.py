@@ -107,6 +107,8 @@ _LANGUAGE: Final = (
     (r"model\.language_model\.", "model."),
 )
 
+GEMMA3N: Final = Names(rename=_LANGUAGE, unread=_BUFFERS | _TOWERS, publish=((r"model\.", "model.language_model."),))
+
 # Published files fuse each expert's gate and up; mlx-lm's keep them apart under `switch_glu`.
 GEMMA4: Final = Names(
     rename=(

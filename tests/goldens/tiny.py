@@ -142,6 +142,31 @@ MODELS |= {
     ),
 }
 
+MODELS["gemma3n_text"] = (
+    transformers.Gemma3nTextConfig,
+    transformers.Gemma3nForCausalLM,
+    {
+        "hidden_size": 32,
+        "intermediate_size": [20, 12, 28, 16, 24],
+        "num_hidden_layers": 5,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": WINDOW,
+        "final_logit_softcapping": 2.0,
+        "layer_types": [FULL, SLIDING, SLIDING, FULL, SLIDING],
+        "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.0, 0.9, 0.6, 0.75, 0.0],
+        "altup_num_inputs": 3,
+        "laurel_rank": 7,
+        "hidden_size_per_layer_input": 6,
+        "vocab_size_per_layer_input": VOCAB - 16,  # ids beyond it occur in the text
+        "rope_parameters": {
+            SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+            FULL: {"rope_type": "default", "rope_theta": 5000.0},
+        },
+    },
+)
+
 
 def _embedding_gemma2_config(**values: Any) -> Any:
     """Text alone: without towers for pictures and sound."""

@@ -58,6 +58,27 @@ def test_layers_in_any_order(name: str, window: int, order: str, tmp_path: Path)
             assert_equal(in_chunks(gemma.model, ours, chunk), expected)
 
 
+@pytest.mark.parametrize("order", [[S, F, F, S, F], [F, S, S, S, S], [S, S, F, S, F]])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_kv_shared_layers": 0, "intermediate_size": 20, "activation_sparsity_pattern": None},
+        {"altup_num_inputs": 4, "altup_active_idx": 2},
+        {"altup_num_inputs": 2, "altup_active_idx": 1, "altup_correct_scale": False},
+        {"num_kv_shared_layers": 1, "sliding_window": 3, "activation_sparsity_pattern": [0.95] * 5},
+    ],
+    ids=["all own", "four streams", "unscaled", "all sparse"],
+)
+def test_gemma_3n_in_other_shapes(changes: dict[str, Any], order: list[str], tmp_path: Path) -> None:
+    reference, gemma = both("gemma3n_text", tmp_path, layer_types=order, **changes)
+    for length in (4, 5, 6, 16):
+        ids = tiny.tokens(length, tiny.VOCAB, seed=length)
+        expected, ours = to_mlx(tiny.logits(reference, ids)), mx.array(ids.numpy())
+        assert_equal(gemma.logits(ours), expected)
+        for chunk in (1, 6):
+            assert_equal(in_chunks(gemma.model, ours, chunk), expected)
+
+
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_greedy_text_is_the_same(name: str, tmp_path: Path) -> None:
     reference, gemma = both(name, tmp_path)
@@ -82,6 +103,9 @@ def test_published_dialect(name: str, tmp_path: Path) -> None:
     config["rope_theta"] = full["rope_theta"]
     if S in ropes and not name.startswith("gemma4"):
         config["rope_local_base_freq"] = ropes[S]["rope_theta"]
+    if name == "gemma3n_text":  # lists its layers' kinds, and stretches none
+        config["rope_scaling"] = None
+    elif S in ropes and not name.startswith("gemma4"):
         config["rope_scaling"] = {"rope_type": full["rope_type"], "factor": full["factor"]}
         config["sliding_window_pattern"] = config.pop("layer_types").index(F) + 1
         config.pop("_sliding_window_pattern", None)
