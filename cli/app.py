@@ -13,6 +13,7 @@ from gemma_mlx import __version__
 from gemma_mlx.cli.bench import bench
 from gemma_mlx.cli.chat import chat
 from gemma_mlx.cli.console import CLOSED_PIPE, FAILED, FAULT, INTERRUPTED, OK, USAGE, columns, complain, safe_streams
+from gemma_mlx.cli.embed import embed
 from gemma_mlx.cli.prompt import prompt
 from gemma_mlx.cli.show import show
 from gemma_mlx.errors import GemmaError
@@ -61,6 +62,7 @@ def root(
 
 app.command()(chat)
 app.command()(prompt)
+app.command()(embed)
 app.command()(show)
 app.command()(bench)
 

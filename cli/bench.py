@@ -82,8 +82,8 @@ def measure(
     """For each engine: figures for each pair of lengths, and what one decode step costs to build."""
     from gemma_mlx.generate import measure as measuring
 
-    engines = {OURS: measuring.engine_of(gemma.model, gemma.model.make_cache)}
-    steps = {OURS: (measuring.build_of(gemma.model, gemma.model.make_cache), gemma.model)}
+    engines = {OURS: measuring.engine_of(gemma.decoder, gemma.decoder.make_cache)}
+    steps = {OURS: (measuring.build_of(gemma.decoder, gemma.decoder.make_cache), gemma.decoder)}
     if peer is not None:
         engines[peer.name], steps[peer.name] = peer.engine, (peer.build, peer.network)
     avoid = _control_tokens(gemma)

@@ -42,8 +42,8 @@ class Session:
 
     def __init__(self, gemma: Gemma, *, system: str | None = None, **options: Any) -> None:
         self._gemma = gemma
+        self._cache = PromptCache(gemma.decoder.make_cache())
         self._processor = gemma.processor
-        self._cache = PromptCache(gemma.model.make_cache())
         self._replies: dict[int, tuple[int, ...]] = {}  # index in `messages` -> ids as they were sampled
         self._cancelled = threading.Event()
         self.system = system
@@ -153,7 +153,7 @@ class Session:
         Raises:
             CacheError: the file is damaged, or belongs to another model; the present conversation is kept.
         """
-        cache = PromptCache(self._gemma.model.make_cache())
+        cache = PromptCache(self._gemma.decoder.make_cache())
         notes = cache.restore(path, self._gemma.fingerprint)
         if not notes:
             raise CacheError(f"{path} holds a cache without a conversation.", "Save it with Session.save.")
@@ -217,7 +217,7 @@ class Session:
         text = ""
         limited = replace(options, max_tokens=min(options.max_tokens or room, room))
         events = generate(
-            self._gemma.model, self._cache, inputs.tokens, limited,
+            self._gemma.decoder, self._cache, inputs.tokens, limited,
             stop_ids=stop_ids, boundaries=inputs.boundaries, cancelled=lambda: self._cancelled.is_set() or stops.found,
         )  # fmt: skip
         for event in events:

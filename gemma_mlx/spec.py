@@ -38,6 +38,7 @@ class AttentionSpec:
         scale: factor on q·k (config `query_pre_attn_scalar` ** -0.5, which need not be head_dim ** -0.5).
         rope: rotation of queries and keys.
         window: a query at position q sees the keys in (q - window, q]; None sees all before it.
+        ahead: how many keys behind its own position a query sees as well: 0 in a decoder; None sees all.
         softcap: c in c·tanh(score / c), applied after the scale and before the mask.
         qk_norm: whether queries and keys pass an RMS norm before the rotation.
         v_norm: whether values pass an RMS norm without a weight.
@@ -51,6 +52,7 @@ class AttentionSpec:
     scale: float
     rope: Rope
     window: int | None = None
+    ahead: int | None = 0
     softcap: float | None = None
     qk_norm: bool = False
     v_norm: bool = False
@@ -98,7 +100,8 @@ class PerLayerSpec:
     """Per-layer embeddings: every layer adds a small embedding of the token that is its own.
 
     Attributes:
-        vocab: rows of the table (config `vocab_size_per_layer_input`).
+        vocab: rows of the table (config `vocab_size_per_layer_input`); 0 where there is none, and the small embedding
+            is a projection of the token's own.
         dim: width for one layer (config `hidden_size_per_layer_input`).
     """
 
@@ -174,3 +177,39 @@ class DecoderSpec:
             if index == len(self.layers) or self.layers[index] != self.layers[first]:
                 yield first, index - 1, self.layers[first]
                 first = index
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSpec:
+    """A linear map without an activation, behind the mean of an encoder.
+
+    Attributes:
+        inputs: width of what it is given.
+        outputs: width of what it gives.
+        bias: whether it adds one; the published ones do not.
+    """
+
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(DecoderSpec):
+    """An encoder that makes one vector of a text: layers that see both ways, the mean over the tokens, linear maps.
+
+    Attributes:
+        dense: the maps behind the mean, in order. The vector is what leaves the last of them, or the mean itself.
+    """
+
+    dense: tuple[DenseSpec, ...] = ()
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the vector."""
+        return self.dense[-1].outputs if self.dense else self.dim
+
+    @cached_property
+    def reaches(self) -> tuple[tuple[int | None, int | None], ...]:
+        """(window, ahead) of each layer."""
+        return tuple((attention.window, attention.ahead) for attention in self.attentions)

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from gemma_mlx.cache.decoder import DecoderCache, Snapshot
 from gemma_mlx.gemma import Gemma
+from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.processor import Processor
 from gemma_mlx.session import Session
 from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec, Rope
@@ -110,7 +111,7 @@ class FakeCache(DecoderCache):
         return []
 
 
-class FakeModel:
+class FakeModel(Decoder):
     """Answers the text behind the last turn marker with what the script says, then ends the turn.
 
     Args:
@@ -125,12 +126,13 @@ class FakeModel:
     def __init__(
         self, script: Script | str = "Hello!", *, seconds_per_token: float = 0, seconds_per_chunk: float = 0
     ) -> None:
+        super(Decoder, self).__init__()  # no layers: nothing of a decoder is used
         self._script = script if callable(script) else lambda _: str(script)
         self._seconds_per_token, self._seconds_per_chunk = seconds_per_token, seconds_per_chunk
         self._tokenizer = FakeTokenizer()
         self.read: list[int] = []
         attention = AttentionSpec(heads=1, kv_heads=1, head_dim=2, scale=1.0, rope=Rope(theta=10_000.0))
-        self.spec = DecoderSpec(
+        self._spec = DecoderSpec(
             vocab=VOCAB, dim=1, layers=(LayerSpec(attention=attention, mlp_dim=1),) * 2, context=4096,
             embed_scale=1.0, norm_eps=1e-6,
         )  # fmt: skip

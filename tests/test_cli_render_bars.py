@@ -43,6 +43,8 @@ def test_drawn_from_the_timer_and_then_by_calls_and_erased(monkeypatch: pytest.M
         assert "Loading   0% of 3.0 GB" in watched.getvalue()
         progress.loading("layer 3", 1_500_000_000, 3_000_000_000)
         assert "Loading layer 3  50% of 3.0 GB" in watched.getvalue()
+        progress.embedding(1, 4)
+        assert "Embedding  25% of 4 texts" in watched.getvalue()
         progress.measuring(1, 4)
         assert "Measuring  25% of 4 runs" in watched.getvalue()
     screen = Screen(80)

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import AltUpSpec, DecoderSpec, PerLayerSpec, Rope
+from gemma_mlx.spec import AltUpSpec, DecoderSpec, EncoderSpec, PerLayerSpec, Rope
 from tests.test_config import CONFIGS, published
 
 CATALOGUE: Final[dict[str, Any]] = json.loads((CONFIGS / "catalogue.json").read_text(encoding="utf-8"))
@@ -32,10 +32,6 @@ def _count(config: dict[str, Any]) -> int:
 def test_every_published_model_has_its_parameters(name: str) -> None:
     model = CATALOGUE["models"][name]
     config = CATALOGUE["configs"][model["config"]]
-    if config.get("use_bidirectional_attention"):
-        with pytest.raises(UnsupportedModelError, match="an embedding model"):
-            registry.match(config)
-        return
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     assert _count(config) == model["parameters"]
@@ -137,6 +133,30 @@ def test_an_architecture_has_its_three_parts(model_type: str) -> None:
     assert match.model_type == model_type
     assert match.architecture.NAMES
     assert match.architecture.__name__ == registry.MODULES[model_type]  # type: ignore[attr-defined]
+
+
+def test_embeddinggemma() -> None:
+    """config.json states the width of the window, and half of it is what a query sees on either side."""
+    spec = registry.match(CATALOGUE["configs"]["embeddinggemma-300m"]).spec
+    assert isinstance(spec, EncoderSpec)
+    assert spec.reaches[:7] == (*((257, 256),) * 5, (None, None), (257, 256))
+    assert (spec.embedding_dim, [dense.outputs for dense in spec.dense]) == (768, [3072, 768])
+    assert (spec.attentions[5].rope, spec.attentions[0].rope) == (Rope(theta=1e6), Rope(theta=1e4))
+
+
+def test_embeddinggemma_2() -> None:
+    """Here config.json states the radius, and full layers are wider."""
+    spec = registry.match(CATALOGUE["configs"]["embeddinggemma-2"]).spec
+    assert isinstance(spec, EncoderSpec)
+    assert spec.reaches[:7] == (*((513, 512),) * 5, (None, None), (513, 512))
+    assert [(one.head_dim, one.kv_heads) for one in spec.attentions[4:6]] == [(256, 2), (512, 1)]
+    assert (spec.embedding_dim, spec.dim, spec.norm_offset, spec.attentions[5].rope.turning) == (768, 512, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("gemma-3-270m", "all"), ("gemma-3-270m", 1), ("gemma-2-2b", True)])
+def test_other_models_that_see_both_ways_are_refused(name: str, value: object) -> None:
+    with pytest.raises(UnsupportedModelError, match="attends in both directions"):
+        registry.match(published(name) | {"use_bidirectional_attention": value})
 
 
 @pytest.mark.parametrize("model_type", sorted(registry.NOT_YET))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.weights.save import save_checkpoint
 
 KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "gemma3n_text", "gemma4_text", "vaultgemma")
@@ -87,7 +89,7 @@ def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": "gemma3", "text_config": text | {"model_type": "gemma3_text"}, "vision_config": vision}
 
 
-def tiny_model(config: dict[str, Any]) -> Decoder:
+def tiny_model(config: dict[str, Any]) -> Decoder | Encoder:
     """A random model, with norms that are not 1 and every parameter evaluated."""
     match = registry.match(config)
     model = match.architecture.build(match.spec)
@@ -108,7 +110,7 @@ def write_tiny(
     quantize: dict[str, Any] | Callable[[str, nn.Module], Any] | None = None,
     shard_bytes: int = 5 * 10**9,
     **changes: Any,
-) -> Decoder:
+) -> Decoder | Encoder:
     """Writes a tiny checkpoint without a tokenizer, and returns the model that was saved.
 
     Args:
@@ -128,6 +130,24 @@ def write_tiny(
     elif quantize is not None:
         nn.quantize(model, **quantize)
     save_checkpoint(folder, model, config, dtype=dtype, shard_bytes=shard_bytes)
+    return model
+
+
+def write_tiny_embedder(folder: Path, *, vocab: int, context: int = 64, tokenizer: Path | None = None) -> Encoder:
+    """Writes a tiny EmbeddingGemma with its linear maps in the same file.
+
+    Args:
+        folder: made where it does not exist.
+        vocab: rows of its table.
+        context: tokens it may read.
+        tokenizer: the folder whose tokenizer is copied.
+    """
+    if tokenizer is not None:
+        shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
+    model = write_tiny(
+        folder, use_bidirectional_attention=True, vocab_size=vocab, max_position_embeddings=context, dtype=mx.float32
+    )
+    assert isinstance(model, Encoder)
     return model
 
 

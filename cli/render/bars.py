@@ -64,6 +64,10 @@ class Progress:
         """Tokens of a prompt that have been read."""
         self._show("Reading", done, total, f"{total:,} tokens")
 
+    def embedding(self, done: int, total: int) -> None:
+        """Texts that have their vectors."""
+        self._show("Embedding", done, total, f"{total:,} texts")
+
     def measuring(self, done: int, total: int) -> None:
         """Runs of a measurement."""
         self._show("Measuring", done, total, f"{total} runs")

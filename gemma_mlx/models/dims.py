@@ -9,7 +9,7 @@ from typing import Any
 
 from gemma_mlx.config import Config, LayerType
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec
+from gemma_mlx.spec import AttentionSpec, DecoderSpec, EncoderSpec, LayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +30,24 @@ class Dims:
     logit_softcap: float | None
 
     @classmethod
-    def read(cls, config: Config, *, mlp_dim: int | None = None) -> Dims:
+    def read(cls, config: Config, *, mlp_dim: int | None = None, encoder: bool = False) -> Dims:
         """Reads the sizes.
 
         Args:
             config: config.json, or its part about text.
             mlp_dim: given where `intermediate_size` may differ between layers, and was read before.
+            encoder: whether the architecture attends in both directions.
 
         Raises:
             ConfigError: one is missing or out of range, or the heads cannot share the kv heads.
-            UnsupportedModelError: the checkpoint is an encoder (`use_bidirectional_attention`).
+            UnsupportedModelError: it attends in both directions, and its architecture does not.
         """
         config.tanh_gelu()
         # "vision" lets picture tokens see each other; text alone stays causal.
-        if config.raw("use_bidirectional_attention", None) not in (None, False, "vision"):
+        if config.raw("use_bidirectional_attention", None) not in (None, False, "vision") and not encoder:
             raise UnsupportedModelError(
-                "This checkpoint attends in both directions: it is an embedding model, which this version cannot run.",
-                "Chat needs a model that writes text, such as a Gemma 3 -it checkpoint.",
+                "This checkpoint attends in both directions, and gemma knows none but EmbeddingGemma to do so.",
+                "For vectors of texts use google/embeddinggemma-300m; to chat, a Gemma that ends in -it.",
             )
         dims = cls(
             vocab=config.integer("vocab_size", high=1 << 21),
@@ -77,16 +78,25 @@ class Dims:
     def decoder(self, layers: Sequence[LayerSpec], **more: Any) -> DecoderSpec:
         """The spec of a decoder of these sizes; `more` are fields of DecoderSpec."""
         return DecoderSpec(
-            vocab=self.vocab,
-            dim=self.dim,
             layers=tuple(layers),
-            context=self.context,
-            embed_scale=math.sqrt(self.dim),
-            norm_eps=self.norm_eps,
             logit_softcap=self.logit_softcap,
             tied_head=self.tied_head,
+            **self._shared(),
             **more,
         )
+
+    def encoder(self, layers: Sequence[LayerSpec], **more: Any) -> EncoderSpec:
+        """The spec of an encoder of these sizes, which has no head; `more` are fields of EncoderSpec."""
+        return EncoderSpec(layers=tuple(layers), **self._shared(), **more)
+
+    def _shared(self) -> dict[str, Any]:
+        return {
+            "vocab": self.vocab,
+            "dim": self.dim,
+            "context": self.context,
+            "embed_scale": math.sqrt(self.dim),
+            "norm_eps": self.norm_eps,
+        }
 
 
 def borrowed_from(kinds: Sequence[LayerType], borrowers: int) -> tuple[int | None, ...]:

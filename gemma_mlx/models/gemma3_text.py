@@ -15,11 +15,18 @@ NAMES: Names = TEXT
 def read(config: Config) -> DecoderSpec:
     """config.json -> specs. The linear factor of the 4B and larger stretches the full layers only."""
     dims = Dims.read(config)
+    layers = read_layers(config, dims)
+    config.finish()
+    return dims.decoder(layers)
+
+
+def read_layers(config: Config, dims: Dims) -> list[LayerSpec]:
+    """The spec of each layer."""
     scale = config.number("query_pre_attn_scalar") ** -0.5
     softcap = config.optional_number("attn_logit_softcapping")
     window = config.integer("sliding_window", high=1 << 24)
     ropes = config.ropes(local_default=10_000.0)
-    layers = [
+    return [
         LayerSpec(
             attention=dims.attention(
                 scale=scale,
@@ -32,8 +39,6 @@ def read(config: Config) -> DecoderSpec:
         )
         for kind in config.layer_types(dims.layers, default_pattern=6)
     ]
-    config.finish()
-    return dims.decoder(layers)
 
 
 def build(spec: DecoderSpec) -> Decoder:

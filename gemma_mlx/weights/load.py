@@ -22,10 +22,12 @@ from gemma_mlx.config import read_config
 from gemma_mlx.device import compute_dtype
 from gemma_mlx.errors import InputError, WeightsError
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.registry import Match
-from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.spec import DecoderSpec, EncoderSpec
 from gemma_mlx.weights.files import check_folder, stored_tensors
 from gemma_mlx.weights.header import TensorInfo
+from gemma_mlx.weights.modules import with_head
 from gemma_mlx.weights.quantized import FLOATING, Quantization, plan, quantize, read_table
 
 OnProgress = Callable[[str, int, int], None]
@@ -85,7 +87,7 @@ class Checkpoint:
 class Loaded:
     """A model ready to compute, and where it comes from."""
 
-    model: Decoder
+    model: Decoder | Encoder
     checkpoint: Checkpoint
 
 
@@ -182,7 +184,7 @@ def _portions(arrays: Sequence[mx.array], most: int) -> Iterator[list[mx.array]]
     yield portion
 
 
-def _assemble(folder: Path) -> tuple[Checkpoint, Decoder]:
+def _assemble(folder: Path) -> tuple[Checkpoint, Decoder | Encoder]:
     """The checkpoint, and its model with parameters of the right shapes, none of them evaluated."""
     check_folder(folder)
     config = read_config(folder)
@@ -196,6 +198,9 @@ def _assemble(folder: Path) -> tuple[Checkpoint, Decoder]:
         tensors |= dict(zip(pieces, tensors.pop(parameter).parts(len(pieces), axis), strict=True))
     unread = dict(stored.unread) | {name: why for name in stored.tensors if (why := names.why_unread(name)) is not None}
     spec = match.spec
+    if isinstance(spec, EncoderSpec):
+        spec, tensors, aside = with_head(folder, spec, tensors)
+        unread |= aside
     for parameter in _borrowed(spec, tensors):
         unread[tensors.pop(parameter).name] = "its layer borrows the keys and values of another"
     _check_layers(len(spec.layers), tensors)

@@ -86,6 +86,7 @@ def slice_model(
             sliced.append((name, array))
     spec = replace(match.spec, embed_scale=model.spec.embed_scale, tied_head=model.spec.tied_head)
     made = match.architecture.build(spec)
+    assert isinstance(made, Decoder)  # slices are of Gemma 3n alone
     made.load_weights(sliced)
     made.set_compute_dtype(model.model.norm.weight.dtype)
     made.eval()

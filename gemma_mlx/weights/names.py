@@ -120,3 +120,24 @@ GEMMA4: Final = Names(
     split=((r"(.*\.experts)\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight"), 1),),
     publish=((r"(.*\.experts)\.", r"\1.switch_glu."),),
 )
+
+# Published files have no prefix, those of MLX programs "model."; these also hold the linear maps, as `dense`.
+EMBEDDING_GEMMA: Final = Names(rename=((r"(?=(layers|embed_tokens|norm)\.)", "model."),), unread=_BUFFERS)
+
+EMBEDDING_GEMMA2: Final = Names(
+    rename=(
+        (r"(model\.)?language_model\.embedding_projection\.", "dense.0."),
+        (r"(model\.)?language_model\.(ple\.)?", "model."),
+        (r"(model\.layers\.\d+)\.ple_block\.", r"\1."),
+    ),
+    publish=(
+        (r"dense\.0\.", "language_model.embedding_projection."),
+        (r"model\.per_layer_", "language_model.ple.per_layer_"),
+        (
+            r"(model\.layers\.\d+)\.(per_layer_input_gate|per_layer_projection|post_per_layer_input_norm)\.",
+            r"\1.ple_block.\2.",
+        ),
+        (r"model\.", "language_model."),
+    ),
+    unread=_BUFFERS | _TOWERS,
+)

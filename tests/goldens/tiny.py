@@ -168,9 +168,56 @@ MODELS["gemma3n_text"] = (
 )
 
 
+def _embedding_gemma2_config(**values: Any) -> Any:
+    """Text alone: without towers for pictures and sound."""
+    return transformers.EmbeddingGemma2Config(text_config=values)
+
+
+# Encoders: their goldens are vectors, made by make_encoder_goldens.py.
+ENCODERS: dict[str, tuple[Any, type, dict[str, Any]]] = {
+    "embeddinggemma": (
+        transformers.Gemma3TextConfig,
+        transformers.Gemma3TextModel,
+        {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "query_pre_attn_scalar": 9,
+            "sliding_window": 2 * (WINDOW - 1),  # itself and 4 on either side
+            "use_bidirectional_attention": True,
+            "layer_types": [SLIDING, FULL, SLIDING],
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+                FULL: {"rope_type": "default", "rope_theta": 5000.0},
+            },
+        },
+    ),
+    "embedding_gemma2": (
+        _embedding_gemma2_config,
+        transformers.EmbeddingGemma2Model,
+        {
+            "hidden_size": 32,
+            "intermediate_size": 20,
+            "head_dim": 8,
+            "global_head_dim": 16,
+            "num_hidden_layers": 5,
+            "num_key_value_heads": 2,
+            "num_global_key_value_heads": 1,
+            "sliding_window": WINDOW - 1,  # the radius
+            "hidden_size_per_layer_input": 6,
+            "embedding_dim": 36,
+            "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL],
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+                FULL: {"rope_type": "default", "rope_theta": 5000.0},
+            },
+        },
+    ),
+}
+
+
 def build(name: str, seed: int = 0, **changes: Any) -> Any:
     """A random float32 model; `changes` replace config values."""
-    config_class, model_class, values = MODELS[name]
+    config_class, model_class, values = (MODELS | ENCODERS)[name]
     config = config_class(**{**COMMON, **values, **changes})
     # Scores can only be capped by the eager kernel.
     model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
