@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: the command line without the program's name; the process's own where None.
     """
+    if sys.stdout is None:  # closed by the caller: Python then prints into nothing, and without an error
+        complain("stdout is closed, so there is nowhere to write an answer.", "Use > /dev/null to throw it away.")
+        sys.exit(FAILED)
     safe_streams()
     try:
         code = _run(arguments)

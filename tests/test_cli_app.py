@@ -179,15 +179,20 @@ def test_a_model_that_is_not_there(arguments: list[str]) -> None:
     assert "\n\nhint: " in done.stderr
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams(closed: str) -> None:
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [("<&-", "0", ""), ("2>&-", "0", ""), (">&-", "1", "error: stdout is closed"), ("<&- >&- 2>&-", "1", "")],
+)
+def test_closed_streams(closed: str, code: str, said: str) -> None:
+    """Without a place for the answer there is no success."""
     command = f"{sys.executable} -m gemma_mlx prompt Hello -m demo {closed}; echo $? >&3"
     done = subprocess.run(
         ["bash", "-c", f"exec 3>&1; {{ {command}; }}"],
         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "0"
-    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == code
+    assert done.stderr.startswith(said)
+    assert bool(done.stderr) == bool(said)
 
 
 def test_a_full_disk() -> None:
