@@ -66,6 +66,13 @@ def test_dialects_of_a_tiny_config(kind: str) -> None:
     assert registry.match(resaved).spec == registry.match(old).spec
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "gemma3_text"])
+def test_a_cap_that_gemma_3_does_not_have_is_refused(kind: str) -> None:
+    """transformers drops it in silence; to compute it would give other numbers, so neither is right."""
+    with pytest.raises(ConfigError, match="'attn_logit_softcapping' is 50.0, but a Gemma 3 does not cap"):
+        registry.match(tiny_config(kind, attn_logit_softcapping=50.0))
+
+
 def test_layer_types_in_any_order() -> None:
     kinds = ["full_attention", "full_attention", "sliding_attention"]
     spec = registry.match(tiny_config("gemma3_text", layer_types=kinds)).spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gemma_mlx.config import Config
+from gemma_mlx.errors import ConfigError
 from gemma_mlx.models.dims import Dims
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.layer import SandwichLayer
@@ -23,7 +24,11 @@ def read(config: Config) -> DecoderSpec:
 def read_layers(config: Config, dims: Dims) -> list[LayerSpec]:
     """The spec of each layer."""
     scale = config.number("query_pre_attn_scalar") ** -0.5
-    softcap = config.optional_number("attn_logit_softcapping")
+    if (cap := config.raw("attn_logit_softcapping", None)) is not None:
+        raise ConfigError(
+            f"config.json: 'attn_logit_softcapping' is {cap!r}, but a Gemma 3 does not cap its scores.",
+            "Set it to null: transformers reads the key and computes without it, as the model was trained.",
+        )
     window = config.integer("sliding_window", high=1 << 24)
     ropes = config.ropes(local_default=10_000.0)
     return [
@@ -32,7 +37,6 @@ def read_layers(config: Config, dims: Dims) -> list[LayerSpec]:
                 scale=scale,
                 rope=ropes[kind],
                 window=window if kind == "sliding_attention" else None,
-                softcap=softcap,
                 qk_norm=True,
             ),
             mlp_dim=dims.mlp_dim,
