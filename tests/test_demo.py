@@ -19,7 +19,8 @@ from gemma_mlx.demo import PATH, sums, unknown
 from gemma_mlx.demo.corpus import Corpus, Dialogue, held_out, misspell, normalise, read_blocks
 from gemma_mlx.demo.phrasing import rephrase
 from gemma_mlx.demo.score import accepts, answer
-from gemma_mlx.demo.train import Encoder
+from gemma_mlx.demo.train import Encoder, train_tokenizer
+from gemma_mlx.text.tokenizer import load_tokenizer
 
 MAX_BYTES = 8_000_000
 CORPUS_SHA256 = "5a0c169cec8a0d6eb456e74215886153f4bafa08be5fc63ba83b7ce94c8ffe7d"
@@ -218,3 +219,16 @@ def test_two_steps_of_training_leave_a_folder_that_loads(tmp_path: Path):
     trained = gemma_mlx.load(tmp_path)
     assert trained.spec == gemma_mlx.load(PATH).spec
     assert (tmp_path / "tokenizer.model").read_bytes() == (PATH / "tokenizer.model").read_bytes()
+
+
+def test_a_vocabulary_can_be_made_again(tmp_path: Path):
+    """Twice the same from the same text, with Gemma's control tokens where the shipped one has them."""
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        train_tokenizer(tmp_path / name / "tokenizer.model", dialogues=3000)
+        made.append((tmp_path / name / "tokenizer.model").read_bytes())
+    assert made[0] == made[1]
+    ours, shipped = load_tokenizer(tmp_path / "one"), load_tokenizer(PATH)
+    assert ours.vocab_size == shipped.vocab_size
+    assert ours.control_tokens == shipped.control_tokens
