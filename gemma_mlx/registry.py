@@ -21,6 +21,7 @@ MODULES: Final[Mapping[str, str]] = {
     "gemma2": "gemma_mlx.models.gemma2",
     "gemma3": "gemma_mlx.models.gemma3",
     "gemma3_text": "gemma_mlx.models.gemma3_text",
+    "recurrent_gemma": "gemma_mlx.models.recurrent_gemma",
     "vaultgemma": "gemma_mlx.models.vaultgemma",
 }
 
@@ -28,7 +29,7 @@ MODULES: Final[Mapping[str, str]] = {
 NOT_YET: Final[frozenset[str]] = frozenset(
     (
         "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "gemma4_assistant",
-        "gemma4_unified_assistant", "recurrent_gemma", "paligemma", "shieldgemma2", "t5gemma", "t5gemma2",
+        "gemma4_unified_assistant", "paligemma", "shieldgemma2", "t5gemma", "t5gemma2",
         "diffusion_gemma", "embedding_gemma2",
     )
 )  # fmt: skip

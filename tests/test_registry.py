@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import DecoderSpec, Rope
+from gemma_mlx.spec import DecoderSpec, RecurrenceSpec, RecurrentLayerSpec, Rope
 from tests.test_config import CONFIGS, published
 
 CATALOGUE: Final[dict[str, Any]] = json.loads((CONFIGS / "catalogue.json").read_text(encoding="utf-8"))
@@ -50,6 +50,7 @@ def test_every_published_model_has_its_parameters(name: str) -> None:
         ("gemma-2-27b", "gemma-2-27b"), ("gemma-3-270m", "gemma-3-270m"), ("gemma-3-1b-it", "gemma-3-1b-it"),
         ("gemma-3-4b-it", "gemma-3-4b-it"), ("gemma-3-12b-it", "gemma-3-12b-it"),
         ("gemma-3-27b-it", "gemma-3-27b-it"), ("vaultgemma-1b", "vaultgemma-1b"),
+        ("recurrentgemma-2b", "recurrentgemma-2b"),
     ],
 )  # fmt: skip
 def test_published_files_say_what_the_catalogue_says(name: str, model: str) -> None:
@@ -111,9 +112,25 @@ def test_vaultgemma_sees_everything() -> None:
     assert (spec.logit_softcap, spec.attentions[0].softcap) == (None, None)
 
 
+@pytest.mark.parametrize(("name", "layers", "dim"), [("recurrentgemma-2b", 26, 2560), ("recurrentgemma-9b", 38, 4096)])
+def test_recurrent_gemma(name: str, layers: int, dim: int) -> None:
+    spec = registry.match(CATALOGUE["configs"][name]).spec
+    recurrent = RecurrentLayerSpec(recurrence=RecurrenceSpec(width=dim, heads=dim // 256, taps=4), mlp_dim=3 * dim)
+    assert spec.windows == ((0, 0, 2048) * 13)[:layers]
+    assert [layer for layer in spec.layers if isinstance(layer, RecurrentLayerSpec)] == [recurrent] * (
+        layers * 2 // 3 + 1
+    )
+    attention = spec.attentions[0]
+    assert (attention.heads, attention.kv_heads, attention.head_dim) == (dim // 256, 1, 256)
+    assert (attention.rope, attention.scale) == (Rope(theta=1e4, span=0.5), 1 / 16)
+    assert (attention.bias, attention.out_bias) == (False, True)
+    assert (spec.logit_softcap, spec.embed_scale) == (30.0, {2560: 50.5, 4096: 64.0}[dim])
+
+
 @pytest.mark.parametrize("model_type", registry.MODULES)
 def test_an_architecture_has_its_three_parts(model_type: str) -> None:
     name = {"gemma": "gemma-2b", "gemma2": "gemma-2-2b", "gemma3": "gemma-3-4b-it", "gemma3_text": "gemma-3-270m"}
+    name |= {"recurrent_gemma": "recurrentgemma-2b"}
     match = registry.match(published(name.get(model_type, "vaultgemma-1b")))
     assert match.model_type == model_type
     assert match.architecture.NAMES

@@ -15,7 +15,7 @@ from gemma_mlx import registry
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.weights.save import save_checkpoint
 
-KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma")
+KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "recurrent_gemma", "vaultgemma")
 
 _COMMON: Final[dict[str, Any]] = {
     "attention_bias": False,
@@ -49,11 +49,25 @@ _GEMMA3: Final = {
     "sliding_window": 8,
     "sliding_window_pattern": 3,
 }
+_RECURRENT: Final = {
+    "attention_window_size": 8,
+    "block_types": ["recurrent", "attention"],
+    "conv1d_width": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "logits_soft_cap": 3.0,
+    "lru_width": 64,
+    "partial_rotary_factor": 0.25,
+}
 
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     """A config.json in the published dialect; `changes` go where the sizes of the text are."""
-    more = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "vaultgemma": _GEMMA2}.get(kind, _GEMMA3)
+    more = {
+        "gemma": {"hidden_act": "gelu"},
+        "gemma2": _GEMMA2,
+        "recurrent_gemma": _RECURRENT,
+        "vaultgemma": _GEMMA2,
+    }.get(kind, _GEMMA3)
     text = _COMMON | more | {"model_type": kind} | changes
     if kind != "gemma3":
         return text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gemma_mlx.config import Config
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import DecoderSpec, LayerSpec
+from gemma_mlx.spec import DecoderSpec, LayerSpec, RecurrentLayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Dims:
             )
         return dims
 
-    def decoder(self, layers: Sequence[LayerSpec]) -> DecoderSpec:
+    def decoder(self, layers: Sequence[LayerSpec | RecurrentLayerSpec]) -> DecoderSpec:
         """The spec of a decoder of these sizes."""
         return DecoderSpec(
             vocab=self.vocab,

@@ -17,13 +17,13 @@ def gelu_gate(gate: mx.array, up: mx.array) -> mx.array:
 
 
 class GeGLU(nn.Module):
-    """down(gelu(gate(x)) · up(x)); none of the three has a bias."""
+    """down(gelu(gate(x)) · up(x)); the three have no bias, except in RecurrentGemma."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, hidden, bias=False)
-        self.up_proj = nn.Linear(dim, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, dim, bias=bias)
 
     def __call__(self, x: Float[mx.array, "B L dim"]) -> Float[mx.array, "B L dim"]:
         """Feeds each position forward on its own."""
