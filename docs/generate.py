@@ -107,10 +107,11 @@ def options() -> str:
 
 def models() -> str:
     """Every model_type: the file that runs it, and what that file's first line says is new in it."""
-    from gemma_mlx.registry import MODULES, NOT_YET
+    from gemma_mlx.registry import BOTH_WAYS, MODULES, NOT_YET
 
     rows = ["| `model_type` | file | what is new in it |", "|---|---|---|"]
-    for model_type, module in MODULES.items():
+    encoders = {f"{model_type}` with `use_bidirectional_attention": module for model_type, module in BOTH_WAYS.items()}
+    for model_type, module in sorted((MODULES | encoders).items()):
         name = module.replace(".", "/") + ".py"
         rows.append(f"| `{model_type}` | [{name}](../../{name}) | {_summary(importlib.import_module(module))} |")
     later = ", ".join(f"`{name}`" for name in sorted(NOT_YET))

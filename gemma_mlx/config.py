@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from gemma_mlx.errors import ConfigError
 from gemma_mlx.spec import Rope
 
 LayerType = Literal["full_attention", "sliding_attention"]
+Value = TypeVar("Value")
 
 MAX_FILE_BYTES: Final = 8 << 20
 _REQUIRED: Final = object()
@@ -142,8 +143,8 @@ class Config:
             raise self._bad(key, value, f"above {low:g} and at most {high:g}")
         return float(value)
 
-    def integer(self, key: str, default: Any = _REQUIRED, *, high: int, multiple: int = 1) -> int:
-        """A whole number from 1 to `high`, a multiple of `multiple`."""
+    def integer(self, key: str, default: Any = _REQUIRED, *, low: int = 1, high: int, multiple: int = 1) -> int:
+        """A whole number from `low` to `high`, a multiple of `multiple`."""
         value = self.raw(key, default)
         if (
             isinstance(value, bool)
@@ -152,10 +153,31 @@ class Config:
             or value in (math.inf, -math.inf)
         ):
             raise self._bad(key, value, "a whole number")
-        if value != int(value) or not 1 <= value <= high or int(value) % multiple:
-            wanted = f"a whole number from 1 to {high}" + (f", a multiple of {multiple}" if multiple > 1 else "")
+        if value != int(value) or not low <= value <= high or int(value) % multiple:
+            wanted = f"a whole number from {low} to {high}" + (f", a multiple of {multiple}" if multiple > 1 else "")
             raise self._bad(key, value, wanted)
         return int(value)
+
+    def count(self, key: str, *, high: int) -> int:
+        """A whole number from 0 to `high`; null and absent mean 0."""
+        value = self.raw(key, None)
+        return 0 if value in (None, 0) else self.integer(key, high=high)
+
+    def each_layer(self, key: str, layers: int, one: Callable[[Config, str], Value]) -> tuple[Value, ...]:
+        """A value for each layer, from a list of them or from one for all.
+
+        Args:
+            key: where it is.
+            layers: how many.
+            one: reads and checks one value; it is called with a Config that has it under the key it is called with.
+        """
+        values = self.raw(key)
+        if not isinstance(values, list):
+            return (one(self, key),) * layers
+        if len(values) != layers:
+            raise self._bad(key, values, f"one value, or a list of {layers}")
+        where = f"{self._where}, {key}"
+        return tuple(one(Config({str(index): value}, where), str(index)) for index, value in enumerate(values))
 
     def optional_number(self, key: str) -> float | None:
         """A positive number, or None where the key is null or absent."""
@@ -259,6 +281,28 @@ class Config:
             "sliding_attention": replace(full, theta=self.number("rope_local_base_freq", local_default), scale=1.0),
         }
 
+    def full_heads(self, kinds: Sequence[LayerType], head_dim: int, kv_heads: int) -> dict[int, tuple[int, int]]:
+        """(head_dim, kv heads) of each full layer, where they differ from the sliding ones (Gemma 4).
+
+        Spelled as `global_head_dim` and `num_global_key_value_heads`, or layer by layer as `per_layer_config`.
+        """
+        full = [index for index, kind in enumerate(kinds) if kind == "full_attention"]
+        if self.raw("per_layer_config", None) is None:
+            wide = self.integer("global_head_dim", head_dim, high=4096, multiple=2)
+            shared = self.count("num_global_key_value_heads", high=512) or kv_heads
+            return dict.fromkeys(full, (wide, shared))
+        section = self.section("per_layer_config")
+        found = {}
+        for index in full:
+            layer = section.section(str(index))
+            found[index] = (
+                layer.integer("head_dim", head_dim, high=4096, multiple=2),
+                layer.integer("num_key_value_heads", kv_heads, high=512),
+            )
+            layer.finish()
+        section.finish()
+        return found
+
     def tanh_gelu(self) -> None:
         """Checks that the activation is GELU.
 
@@ -270,10 +314,13 @@ class Config:
 
 
 def _rope(section: Config, span: float | None) -> Rope:
-    part = 1.0 if span is None else section.number("partial_rotary_factor", span, high=1.0)
-    rope = Rope(theta=section.number("rope_theta"), scale=_linear_scale(section), span=part)
+    theta, scale, turning = section.number("rope_theta"), _linear_scale(section), 1.0
+    if span is not None:
+        span = section.number("partial_rotary_factor", span, high=1.0)
+    elif section.raw("rope_type", None) == "proportional":
+        turning = section.number("partial_rotary_factor", 1.0, high=1.0)
     section.finish()
-    return rope
+    return Rope(theta=theta, scale=scale, turning=turning, span=span or 1.0)
 
 
 def _linear_scale(section: Config) -> float:
@@ -283,9 +330,11 @@ def _linear_scale(section: Config) -> float:
     if kind == "default":
         section.raw("factor", None)
         return 1.0
+    if kind == "proportional":
+        return 1.0 / section.number("factor", 1.0, high=1e6)
     if kind != "linear":
         raise ConfigError(
-            f"config.json asks for the RoPE scaling {kind!r}; this architecture knows only 'default' and 'linear'.",
+            f"config.json asks for the RoPE scaling {kind!r}; Gemma knows 'default', 'linear' and 'proportional'.",
             "Use the checkpoint's original config.json.",
         )
     return 1.0 / section.number("factor", high=1e6)

@@ -15,10 +15,13 @@ from jaxtyping import Float, Integer
 from gemma_mlx import device
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.cache.prefix import PromptCache
-from gemma_mlx.errors import InputError, TokenizerError
+from gemma_mlx.embedder import Embedder
+from gemma_mlx.errors import InputError, TokenizerError, UnsupportedModelError
 from gemma_mlx.generate.events import Token
 from gemma_mlx.generate.loop import generate
 from gemma_mlx.generate.sampling import Options
+from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.processor import Processor
 from gemma_mlx.spec import DecoderSpec
 from gemma_mlx.weights import hub
@@ -74,10 +77,39 @@ class Gemma:
         """Every number of the network."""
         return self.model.spec
 
+    @property
+    def decoder(self) -> Decoder:
+        """The network, as one that writes.
+
+        Raises:
+            UnsupportedModelError: it is an encoder.
+        """
+        if isinstance(self.model, Encoder):
+            raise UnsupportedModelError(
+                f"{self.name} is an embedding model: it makes vectors of texts, and writes none.",
+                f"gemma embed -m {self.name} TEXT; to chat, take a Gemma that ends in -it.",
+            )
+        return self.model
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Texts -> vectors.
+
+        Raises:
+            UnsupportedModelError: the model is a decoder.
+            CheckpointError: the tokenizer, or a file about prompts, is damaged or missing.
+        """
+        if not isinstance(self.model, Encoder):
+            raise UnsupportedModelError(
+                f"{self.name} writes text; it makes no vectors of texts.",
+                "Take an embedding model: gemma embed -m google/embeddinggemma-300m TEXT",
+            )
+        return Embedder(self.model, self.processor.tokenizer, self.folder)
+
     @cached_property
     def fingerprint(self) -> str:
         """Tells whether a saved cache was computed by these weights, in this dtype: their specs and their last norm."""
-        norm = self.model.model.norm.weight
+        norm = self.decoder.model.norm.weight
         digest = blake2b(f"{self.spec} {norm.dtype}".encode(), digest_size=16)
         digest.update(np.array(norm.astype(mx.float32)).tobytes())
         return digest.hexdigest()
@@ -114,8 +146,22 @@ class Gemma:
             InputError: no tokens, or an id outside the vocabulary.
         """
         ids = self._checked(tokens)
+        model = self.decoder
         cache = None if padding is None else DecoderCache.none(self.spec, mx.array(list(padding)))
-        return self.model(self.model.embed(ids), cache).astype(mx.float32)
+        return model(model.embed(ids), cache).astype(mx.float32)
+
+    def embed(self, texts: str | Sequence[str], **options: Any) -> Float[mx.array, "N dim"]:
+        """One float32 vector for each text, of an embedding model.
+
+        Args:
+            texts: any number of them.
+            options: of `Embedder.embed`: task, title, size, normalize, truncate, batch, on_progress.
+
+        Raises:
+            UnsupportedModelError: the model writes text.
+            InputError: a text is too long, or an option is out of its range.
+        """
+        return self.embedder.embed(texts, **options)
 
     def generate(self, tokens: Tokens, **options: Any) -> list[int]:
         """Continues a sequence of ids and returns the new ones; greedy unless asked otherwise.
@@ -129,9 +175,9 @@ class Gemma:
         if prompt.shape[0] != 1:
             raise InputError(f"generate continues one sequence, and was given {prompt.shape[0]}.")
         chosen = Options(**{"temperature": 0.0, "max_tokens": 64} | options)
-        cache = PromptCache(self.model.make_cache())
+        cache = PromptCache(self.decoder.make_cache())
         ids: list[int] = prompt[0].tolist()  # type: ignore[assignment]
-        events = generate(self.model, cache, ids, chosen, stop_ids=stop_ids)
+        events = generate(self.decoder, cache, ids, chosen, stop_ids=stop_ids)
         return [event.id for event in events if isinstance(event, Token)]
 
     def session(self, *, system: str | None = None, **options: Any) -> Session:

@@ -14,23 +14,33 @@ from gemma_mlx.spec import DecoderSpec
 
 if TYPE_CHECKING:
     from gemma_mlx.nn.decoder import Decoder
+    from gemma_mlx.nn.encoder import Encoder
     from gemma_mlx.weights.names import Names
 
 MODULES: Final[Mapping[str, str]] = {
+    "embedding_gemma2": "gemma_mlx.models.embedding_gemma2",
     "gemma": "gemma_mlx.models.gemma",
     "gemma2": "gemma_mlx.models.gemma2",
     "gemma3": "gemma_mlx.models.gemma3",
     "gemma3_text": "gemma_mlx.models.gemma3_text",
+    "gemma3n": "gemma_mlx.models.gemma3n",
+    "gemma3n_text": "gemma_mlx.models.gemma3n_text",
+    "gemma4": "gemma_mlx.models.gemma4",
+    "gemma4_text": "gemma_mlx.models.gemma4_text",
+    "gemma4_unified": "gemma_mlx.models.gemma4",
+    "gemma4_unified_text": "gemma_mlx.models.gemma4_text",
     "recurrent_gemma": "gemma_mlx.models.recurrent_gemma",
     "vaultgemma": "gemma_mlx.models.vaultgemma",
 }
 
+# The same names where config.json says `use_bidirectional_attention`: encoders.
+BOTH_WAYS: Final[Mapping[str, str]] = {"gemma3_text": "gemma_mlx.models.embeddinggemma"}
+
 # Gemmas this version knows by name and does not run yet.
 NOT_YET: Final[frozenset[str]] = frozenset(
     (
-        "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "gemma4_assistant",
-        "gemma4_unified_assistant", "paligemma", "shieldgemma2", "t5gemma", "t5gemma2",
-        "diffusion_gemma", "embedding_gemma2",
+        "gemma4_assistant", "gemma4_unified_assistant", "paligemma", "shieldgemma2", "t5gemma",
+        "t5gemma2", "diffusion_gemma",
     )
 )  # fmt: skip
 
@@ -44,7 +54,7 @@ class Architecture(Protocol):
         """config.json -> specs."""
         ...
 
-    def build(self, spec: DecoderSpec) -> Decoder:
+    def build(self, spec: DecoderSpec) -> Decoder | Encoder:
         """Specs -> a model whose parameters are not evaluated yet."""
         ...
 
@@ -73,7 +83,8 @@ def match(values: Mapping[str, Any]) -> Match:
         )
     if model_type not in MODULES:
         raise _unsupported(model_type)
-    architecture = cast(Architecture, import_module(MODULES[model_type]))
+    modules = {**MODULES, **BOTH_WAYS} if values.get("use_bidirectional_attention") is True else MODULES
+    architecture = cast(Architecture, import_module(modules[model_type]))
     return Match(model_type, architecture, architecture.read(Config(values)))
 
 

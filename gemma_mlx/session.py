@@ -18,7 +18,7 @@ from gemma_mlx.generate.sampling import Options
 from gemma_mlx.generate.stop import StopStrings
 from gemma_mlx.processor import Inputs
 from gemma_mlx.spec import DecoderSpec
-from gemma_mlx.text.detokenizer import Detokenizer
+from gemma_mlx.text.channels import Channels
 from gemma_mlx.text.template import Message
 
 Undo = Callable[[], None]
@@ -42,8 +42,8 @@ class Session:
 
     def __init__(self, gemma: Gemma, *, system: str | None = None, **options: Any) -> None:
         self._gemma = gemma
+        self._cache = PromptCache(gemma.decoder.make_cache())
         self._processor = gemma.processor
-        self._cache = PromptCache(gemma.model.make_cache())
         self._replies: dict[int, tuple[int, ...]] = {}  # index in `messages` -> ids as they were sampled
         self._cancelled = threading.Event()
         self.system = system
@@ -153,7 +153,7 @@ class Session:
         Raises:
             CacheError: the file is damaged, or belongs to another model; the present conversation is kept.
         """
-        cache = PromptCache(self._gemma.model.make_cache())
+        cache = PromptCache(self._gemma.decoder.make_cache())
         notes = cache.restore(path, self._gemma.fingerprint)
         if not notes:
             raise CacheError(f"{path} holds a cache without a conversation.", "Save it with Session.save.")
@@ -184,11 +184,12 @@ class Session:
         try:
             for event in self._run(self._processor(self._history(), self._shifted_replies()), options, sampled):
                 if isinstance(event, Text):
-                    pieces.append(event.text)
+                    # Templates leave old thoughts out, and a stop string cuts inside the sampled ids: these stand for
+                    # the reply no longer.
+                    exact = exact and event.channel == "answer"
+                    pieces += [event.text] if event.channel == "answer" else []
                 if isinstance(event, Done):
-                    exact = (
-                        not event.cut
-                    )  # a stop string cuts inside the sampled ids: they no longer stand for the text
+                    exact = exact and not event.cut
                 yield event
         finally:
             reply = "".join(pieces)
@@ -212,27 +213,32 @@ class Session:
             raise InputError(f"The text holds {token!r} (id {largest}), for which this model has no embedding.")
         stop_ids = self._processor.stop_ids
         sampled = [] if sampled is None else sampled
-        detokenizer, stops = Detokenizer(self._processor.tokenizer), StopStrings(options.stop)
+        channels, stops = Channels(self._processor.tokenizer), StopStrings(options.stop)
         text = ""
         limited = replace(options, max_tokens=min(options.max_tokens or room, room))
         events = generate(
-            self._gemma.model, self._cache, inputs.tokens, limited,
+            self._gemma.decoder, self._cache, inputs.tokens, limited,
             stop_ids=stop_ids, boundaries=inputs.boundaries, cancelled=lambda: self._cancelled.is_set() or stops.found,
         )  # fmt: skip
         for event in events:
-            piece = ""
+            piece, channel = "", "answer"
             if isinstance(event, Token) and event.id not in stop_ids:
                 sampled.append(event.id)
-                piece = stops.add(detokenizer.add(event.id)) if not stops.found else ""
+                channel, piece = channels.add(event.id)
             elif isinstance(event, Done):
-                piece = "" if stops.found else stops.add(detokenizer.flush())
-                piece += stops.flush()
-            if piece:
+                channel, piece = channels.flush()
+            if channel == "thought" and piece:
+                yield Text(text=piece, channel="thought")
+            elif not stops.found:
+                piece = stops.add(piece)
+                if isinstance(event, Done):
+                    piece += stops.flush()
                 text += piece
-                yield Text(text=piece)
+                if piece:
+                    yield Text(text=piece)
             if isinstance(event, Done):
                 reason = "stop" if stops.found else event.reason
-                yield replace(event, reason=reason, text=text, cut=stops.found)
+                yield replace(event, reason=reason, text=text, cut=stops.found or channels.opened)
             else:
                 yield event
 

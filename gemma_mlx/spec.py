@@ -42,6 +42,7 @@ class AttentionSpec:
         scale: factor on q·k (config `query_pre_attn_scalar` ** -0.5, which need not be head_dim ** -0.5).
         rope: rotation of queries and keys.
         window: a query at position q sees the keys in (q - window, q]; None sees all before it.
+        ahead: how many keys behind its own position a query sees as well: 0 in a decoder; None sees all.
         softcap: c in c·tanh(score / c), applied after the scale and before the mask.
         qk_norm: whether queries and keys pass an RMS norm before the rotation.
         v_norm: whether values pass an RMS norm without a weight.
@@ -56,6 +57,7 @@ class AttentionSpec:
     scale: float
     rope: Rope
     window: int | None = None
+    ahead: int | None = 0
     softcap: float | None = None
     qk_norm: bool = False
     v_norm: bool = False
@@ -66,7 +68,13 @@ class AttentionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsSpec:
-    """Sparse feed-forward beside the dense one: each token goes to the `top_k` of `count` GeGLUs it is routed to."""
+    """Sparse feed-forward beside the dense one.
+
+    Attributes:
+        count: experts in a layer (config `num_experts`).
+        top_k: how many of them a token goes to (config `top_k_experts`).
+        mlp_dim: width of each one's GeGLU (config `moe_intermediate_size`).
+    """
 
     count: int
     top_k: int
@@ -80,12 +88,17 @@ class LayerSpec:
     Attributes:
         borrows_from: index of the layer whose keys and values this one attends to; None where it has its own.
         experts: the sparse part of the feed-forward, where there is one.
+        sparsity: the fraction of the gate's values that are cut to 0, were they normally distributed; 0 cuts none
+            (config `activation_sparsity_pattern`).
+        laurel_rank: rank of a residual branch beside attention; None where there is none.
     """
 
     attention: AttentionSpec
     mlp_dim: int
     borrows_from: int | None = None
     experts: ExpertsSpec | None = None
+    sparsity: float = 0.0
+    laurel_rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +136,29 @@ class PerLayerSpec:
     """Per-layer embeddings: every layer adds a small embedding of the token that is its own.
 
     Attributes:
-        vocab: rows of the table (config `vocab_size_per_layer_input`).
+        vocab: rows of the table (config `vocab_size_per_layer_input`); 0 where there is none, and the small embedding
+            is a projection of the token's own.
         dim: width for one layer (config `hidden_size_per_layer_input`).
     """
 
     vocab: int
     dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AltUpSpec:
+    """Alternating updates: a residual stream of several parts, of which each layer computes one and predicts the rest.
+
+    Attributes:
+        streams: how many parts (config `altup_num_inputs`).
+        active: index of the one that layers compute (config `altup_active_idx`).
+        scaled: whether what a layer computed is scaled before its per-layer embedding is added (config
+            `altup_correct_scale`).
+    """
+
+    streams: int
+    active: int = 0
+    scaled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +174,7 @@ class DecoderSpec:
         norm_eps: epsilon of every RMS norm.
         norm_offset: what is added to the stored norm weights: 1 up to Gemma 3, 0 since.
         per_layer: per-layer embeddings, where there are any.
+        altup: how the residual stream is divided, where it is.
         logit_softcap: c in c·tanh(logits / c).
         tied_head: whether the embedding table is the output head, as in every published Gemma.
     """
@@ -156,6 +187,7 @@ class DecoderSpec:
     norm_eps: float
     norm_offset: float = 1.0
     per_layer: PerLayerSpec | None = None
+    altup: AltUpSpec | None = None
     logit_softcap: float | None = None
     tied_head: bool = True
 
@@ -181,3 +213,39 @@ class DecoderSpec:
             if index == len(self.layers) or self.layers[index] != self.layers[first]:
                 yield first, index - 1, self.layers[first]
                 first = index
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSpec:
+    """A linear map without an activation, behind the mean of an encoder.
+
+    Attributes:
+        inputs: width of what it is given.
+        outputs: width of what it gives.
+        bias: whether it adds one; the published ones do not.
+    """
+
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(DecoderSpec):
+    """An encoder that makes one vector of a text: layers that see both ways, the mean over the tokens, linear maps.
+
+    Attributes:
+        dense: the maps behind the mean, in order. The vector is what leaves the last of them, or the mean itself.
+    """
+
+    dense: tuple[DenseSpec, ...] = ()
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the vector."""
+        return self.dense[-1].outputs if self.dense else self.dim
+
+    @cached_property
+    def reaches(self) -> tuple[tuple[int | None, int | None], ...]:
+        """(window, ahead) of each layer."""
+        return tuple((attention.window, attention.ahead) for attention in self.attentions)

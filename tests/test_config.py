@@ -54,6 +54,10 @@ def test_dialects_of_a_tiny_config(kind: str) -> None:
         new["_sliding_window_pattern"] = 6  # of the class; the list below is what counts
         del new["sliding_window_pattern"]
         new["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"]
+    elif kind.startswith("gemma4"):
+        wide = {"head_dim": new.pop("global_head_dim"), "num_key_value_heads": new.pop("num_global_key_value_heads")}
+        new["per_layer_config"] = {"2": wide}
+        new["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"]
     else:
         new["rope_parameters"] = full
         if kind == "recurrent_gemma":
@@ -123,8 +127,8 @@ def test_keys_that_say_nothing_are_listed_with_a_reason() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_key_is_named(kind: str) -> None:
-    with pytest.raises(ConfigError, match="'num_experts'") as caught:
-        registry.match(tiny_config(kind, num_experts=8))
+    with pytest.raises(ConfigError, match="'num_bananas'") as caught:
+        registry.match(tiny_config(kind, num_bananas=8))
     assert caught.value.hint
     if kind == "gemma3":
         with pytest.raises(ConfigError, match="'audio_config'"):
@@ -227,6 +231,54 @@ def test_a_value_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -
 def test_a_recurrent_gemma_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         registry.match(tiny_config("recurrent_gemma", **changes))
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+GEMMA3N: Final = CONFIGS.parent / "goldens" / "gemma3n_text"
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"altup_lr_multiplier": 1.0, "query_pre_attn_scalar": 256, "altup_coef_clip": None}, True),
+        ({"altup_active_idx": None, "altup_correct_scale": None}, True),
+        ({"intermediate_size": 20}, False),
+        ({"activation_sparsity_pattern": None}, False),  # without ten layers more than those it would be for
+        ({"activation_sparsity_pattern": 0.5}, False),
+        ({"altup_active_idx": 2}, False),
+        ({"altup_correct_scale": False}, False),
+    ],
+)
+def test_spellings_of_gemma_3n(changes: dict[str, Any], same: bool) -> None:
+    config = read_config(GEMMA3N)
+    spec, changed = registry.match(config).spec, registry.match(config | changes).spec
+    assert (changed == spec) == same
+    if "intermediate_size" in changes:
+        assert [layer.mlp_dim for layer in changed.layers] == [20] * 5
+    if "activation_sparsity_pattern" in changes:
+        assert {layer.sparsity for layer in changed.layers} == {changes["activation_sparsity_pattern"] or 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"intermediate_size": [20, 20]}, "one value, or a list of 5"),
+        ({"intermediate_size": [20, 12, 28, 16, 0]}, "config.json, intermediate_size: '4' is 0"),
+        ({"intermediate_size": {}}, "a whole number"),
+        ({"activation_sparsity_pattern": [0.9] * 6}, "a list of 5"),
+        ({"activation_sparsity_pattern": [1.0] * 5}, "'0' is 1.0, but must be above 0"),
+        ({"activation_sparsity_pattern": [-0.5] * 5}, "'0' is -0.5"),
+        ({"altup_num_inputs": 1}, "from 2 to 64"),
+        ({"altup_active_idx": 3}, "from 1 to 2"),
+        ({"num_kv_shared_layers": 5}, "from 1 to 4"),
+        ({"num_kv_shared_layers": 4}, "the last 4 layers borrow"),
+        ({"num_experts": 3}, "'num_experts'"),
+    ],
+)
+def test_a_gemma_3n_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.match(read_config(GEMMA3N) | changes)
     assert says in caught.value.message
     assert caught.value.hint
 

@@ -95,9 +95,9 @@ def test_it_follows_a_dialogue(gemma):
     said: list[Message] = []
     for question, key in (
         ("My name is Vera.", "Vera"),
+        ("What is my name?", "Vera"),
         ("What is the capital of Italy?", "Rome"),
         ("And of Spain?", "Madrid"),
-        ("What is my name?", "Vera"),
         ("Thanks!", "welcome"),
     ):
         said.append(Message("user", question))

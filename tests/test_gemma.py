@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 import gemma_mlx
-from gemma_mlx.errors import InputError, ModelNotFoundError, TokenizerError
+from gemma_mlx.errors import InputError, ModelNotFoundError, TokenizerError, UnsupportedModelError
 from gemma_mlx.gemma import Gemma, Tokens
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -71,3 +71,18 @@ def test_what_is_not_there_is_named(gemma: Gemma, tmp_path: Path) -> None:
         gemma_mlx.load(tmp_path / "nowhere")
     with pytest.raises(TokenizerError, match="has no tokenizer"):
         _ = gemma.processor
+
+
+def test_an_embedding_model_writes_nothing() -> None:
+    encoder = gemma_mlx.load(GOLDENS / "embeddinggemma", mx.float32)
+    assert encoder.spec.embedding_dim == 36  # type: ignore[attr-defined]
+    for ask in (lambda: encoder.logits([5]), lambda: encoder.generate([5]), encoder.session):
+        with pytest.raises(UnsupportedModelError, match="is an embedding model") as caught:
+            ask()
+        assert "gemma embed -m" in str(caught.value.hint)
+
+
+def test_a_model_that_writes_makes_no_vectors(gemma: Gemma) -> None:
+    with pytest.raises(UnsupportedModelError, match="writes text; it makes no vectors") as caught:
+        gemma.embed("a text")
+    assert "google/embeddinggemma-300m" in str(caught.value.hint)

@@ -17,9 +17,7 @@ ORDER = [2, 0, 4, 3, 1, 5]  # likeliest first
 OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
-def draws(
-    count: int = 800, prompt: tuple[int, ...] = (), logits: list[float] = LOGITS, **options: Any
-) -> Counter[int]:
+def draws(count: int = 800, prompt: tuple[int, ...] = (), logits: list[float] = LOGITS, **options: Any) -> Counter[int]:
     sampler = Sampler(Options(**(OFF | {"seed": 3} | options)), prompt, len(logits))
     tokens = mx.concatenate([sampler(mx.array([logits])) for _ in range(count)])
     return Counter(tokens.tolist())  # type: ignore[arg-type]

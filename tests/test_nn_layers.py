@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from statistics import NormalDist
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -67,6 +68,21 @@ def test_feed_forward_gates_with_gate_proj() -> None:
     x = mx.random.normal((1, 3, 4))
     expected = block.down_proj(nn.gelu_approx(block.gate_proj(x)) * block.up_proj(x))
     assert close(block(x), expected)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.95])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_a_sparse_gate_is_cut_at_a_quantile_of_the_normal_distribution(sparsity: float, dtype: mx.Dtype) -> None:
+    block = GeGLU(8, 4096, sparsity)
+    block.set_dtype(dtype)
+    x = mx.random.normal((2, 3, 8)).astype(dtype)
+    gate = block.gate_proj(x).astype(mx.float32)
+    mean, deviation = gate.mean(-1, keepdims=True), mx.sqrt(mx.var(gate, axis=-1, keepdims=True))
+    kept = mx.maximum(gate - (mean + deviation * NormalDist().inv_cdf(sparsity)), 0)
+    assert (kept == 0).mean().item() == pytest.approx(sparsity, abs=0.05)
+    expected = block.down_proj((nn.gelu_approx(kept) * block.up_proj(x)).astype(dtype))
+    assert block(x).dtype == dtype
+    assert close(block(x).astype(mx.float32), expected.astype(mx.float32), 1e-5 if dtype == mx.float32 else 0.05)
 
 
 @pytest.mark.parametrize("layer", [SandwichLayer, partial(PreNormLayer, mlp_norm="post_attention_layernorm")])

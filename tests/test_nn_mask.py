@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from gemma_mlx.nn.mask import attention_mask, text_positions
+from gemma_mlx.nn.mask import attention_mask, both_ways_mask, text_positions
 
 
 def rule(queries: int, keys: int, offset: int, window: int | None, padding: int) -> list[list[bool]]:
@@ -70,3 +70,30 @@ def test_positions_in_the_text() -> None:
     padded = text_positions(3, 2, mx.array([4, 0, 1]))
     assert padded is not None
     assert padded.tolist() == [[-2, -1, 0], [2, 3, 4], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("lengths", [None, [7, 1, 4]])
+@pytest.mark.parametrize(
+    ("window", "ahead"), [(None, None), (1, 0), (3, 2), (7, 6), (8, 7), (3, 0), (None, 2), (2, None)]
+)
+def test_both_ways(window: int | None, ahead: int | None, lengths: list[int] | None) -> None:
+    mask = both_ways_mask(7, window, ahead, None if lengths is None else mx.array(lengths))
+    for row, length in enumerate(lengths or [7]):
+        wanted = [
+            [
+                ((window is None or k > q - window) and (ahead is None or k <= q + ahead) and k < length) or q == k
+                for k in range(7)
+            ]
+            for q in range(7)
+        ]
+        if mask is None:
+            assert all(map(all, wanted))
+            assert lengths is None
+        else:
+            assert (mask if lengths is None else mask[row, 0]).tolist() == wanted
+
+
+def test_no_array_where_an_encoder_sees_everything() -> None:
+    assert both_ways_mask(5, None, None, None) is None
+    assert both_ways_mask(5, 5, 4, None) is None
+    assert both_ways_mask(6, 5, 4, None) is not None

@@ -13,7 +13,15 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import DecoderSpec, RecurrenceSpec, RecurrentLayerSpec, Rope
+from gemma_mlx.spec import (
+    AltUpSpec,
+    DecoderSpec,
+    EncoderSpec,
+    PerLayerSpec,
+    RecurrenceSpec,
+    RecurrentLayerSpec,
+    Rope,
+)
 from tests.test_config import CONFIGS, published
 
 CATALOGUE: Final[dict[str, Any]] = json.loads((CONFIGS / "catalogue.json").read_text(encoding="utf-8"))
@@ -32,10 +40,6 @@ def _count(config: dict[str, Any]) -> int:
 def test_every_published_model_has_its_parameters(name: str) -> None:
     model = CATALOGUE["models"][name]
     config = CATALOGUE["configs"][model["config"]]
-    if config.get("use_bidirectional_attention"):
-        with pytest.raises(UnsupportedModelError, match="an embedding model"):
-            registry.match(config)
-        return
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     assert _count(config) == model["parameters"]
@@ -127,14 +131,56 @@ def test_recurrent_gemma(name: str, layers: int, dim: int) -> None:
     assert (spec.logit_softcap, spec.embed_scale) == (30.0, {2560: 50.5, 4096: 64.0}[dim])
 
 
+@pytest.mark.parametrize(("name", "layers", "mlp_dim"), [("gemma-3n-E2B", 30, 8192), ("gemma-3n-E4B", 35, 16384)])
+def test_gemma_3n(name: str, layers: int, mlp_dim: int) -> None:
+    spec = registry.match(CATALOGUE["configs"][name]).spec
+    assert spec.windows == ((*(512,) * 4, None) * 7)[:layers]
+    assert len(spec.owners) == 20
+    assert {(layer.attention.window, layer.borrows_from) for layer in spec.layers[20:]} == {(512, 18), (None, 19)}
+    assert [layer.sparsity for layer in spec.layers] == [0.95] * 10 + [0.0] * (layers - 10)
+    assert {(layer.mlp_dim, layer.laurel_rank) for layer in spec.layers} == {(mlp_dim, 64)}
+    assert {(attention.scale, attention.softcap) for attention in spec.attentions} == {(1.0, None)}
+    assert spec.altup == AltUpSpec(streams=4, active=0, scaled=True)
+    assert spec.per_layer == PerLayerSpec(vocab=262_144, dim=256)
+    assert (spec.vocab, spec.norm_offset, spec.logit_softcap) == (262_400, 0.0, 30.0)
+
+
 @pytest.mark.parametrize("model_type", registry.MODULES)
 def test_an_architecture_has_its_three_parts(model_type: str) -> None:
-    name = {"gemma": "gemma-2b", "gemma2": "gemma-2-2b", "gemma3": "gemma-3-4b-it", "gemma3_text": "gemma-3-270m"}
-    name |= {"recurrent_gemma": "recurrentgemma-2b"}
-    match = registry.match(published(name.get(model_type, "vaultgemma-1b")))
+    configs = [*CATALOGUE["configs"].values(), *(published(path.stem) for path in sorted(CONFIGS.glob("[grv]*.json")))]
+    configs += [
+        config["text_config"] | {"model_type": f"{config['model_type']}_text"}
+        for config in configs
+        if "text_config" in config
+    ]
+    match = registry.match(next(config for config in configs if config["model_type"] == model_type))
     assert match.model_type == model_type
     assert match.architecture.NAMES
     assert match.architecture.__name__ == registry.MODULES[model_type]  # type: ignore[attr-defined]
+
+
+def test_embeddinggemma() -> None:
+    """config.json states the width of the window, and half of it is what a query sees on either side."""
+    spec = registry.match(CATALOGUE["configs"]["embeddinggemma-300m"]).spec
+    assert isinstance(spec, EncoderSpec)
+    assert spec.reaches[:7] == (*((257, 256),) * 5, (None, None), (257, 256))
+    assert (spec.embedding_dim, [dense.outputs for dense in spec.dense]) == (768, [3072, 768])
+    assert (spec.attentions[5].rope, spec.attentions[0].rope) == (Rope(theta=1e6), Rope(theta=1e4))
+
+
+def test_embeddinggemma_2() -> None:
+    """Here config.json states the radius, and full layers are wider."""
+    spec = registry.match(CATALOGUE["configs"]["embeddinggemma-2"]).spec
+    assert isinstance(spec, EncoderSpec)
+    assert spec.reaches[:7] == (*((513, 512),) * 5, (None, None), (513, 512))
+    assert [(one.head_dim, one.kv_heads) for one in spec.attentions[4:6]] == [(256, 2), (512, 1)]
+    assert (spec.embedding_dim, spec.dim, spec.norm_offset, spec.attentions[5].rope.turning) == (768, 512, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("gemma-3-270m", "all"), ("gemma-3-270m", 1), ("gemma-2-2b", True)])
+def test_other_models_that_see_both_ways_are_refused(name: str, value: object) -> None:
+    with pytest.raises(UnsupportedModelError, match="attends in both directions"):
+        registry.match(published(name) | {"use_bidirectional_attention": value})
 
 
 @pytest.mark.parametrize("model_type", sorted(registry.NOT_YET))

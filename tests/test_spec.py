@@ -37,7 +37,7 @@ def test_specs_do_not_change() -> None:
 )
 def test_every_number_is_named_and_explained(thing: type) -> None:
     assert all(field.kw_only for field in fields(thing))
-    told = thing.__doc__ or ""
+    told = "\n".join(kind.__doc__ or "" for kind in thing.__mro__[:-1])
     assert all(field.name in told or f"`{field.name}`" in told for field in fields(thing)), told
 
 

@@ -30,7 +30,7 @@ _WEIGHTS = (*_MODEL, "catalog", "device", "weights")
 _TEXT = (*_DATA, "config", "text")
 _INPUTS = (*_TEXT, "media", "processor")
 _GENERATE = (*_DATA, "cache", "text", "generate")
-_SESSION = (*_WEIGHTS, *_INPUTS, *_GENERATE, "gemma", "session")
+_SESSION = (*_WEIGHTS, *_INPUTS, *_GENERATE, "embedder", "gemma", "session")
 _LIBRARY = (*_SESSION, "")
 MAY_IMPORT: Final[Mapping[str, tuple[str, ...]]] = {
     "errors": (),
@@ -50,6 +50,7 @@ MAY_IMPORT: Final[Mapping[str, tuple[str, ...]]] = {
     "processor": _INPUTS,
     "generate": _GENERATE,
     "demo": _LIBRARY,  # training the model in the box uses the library as anyone would
+    "embedder": (*_DATA, "nn", "text"),
     "gemma": _SESSION,  # a model opens sessions, and a session can open a model
     "session": _SESSION,
     "": _SESSION,  # gemma_mlx/__init__.py
@@ -85,8 +86,7 @@ TESTED_IN: Final[Mapping[str, str]] = {
     "cache.none": "test_cache_decoder.py",
     "demo": "test_demo.py",  # the corpus and its training are judged by what comes out
     "models": "parity/test_goldens.py",  # an architecture is right when its numbers are
-    "nn.decoder": "test_nn_layers.py",  # small modules, each against its formula
-    "nn.layer": "test_nn_layers.py",
+    "nn.layer": "test_nn_layers.py",  # small modules, each against its formula
     "nn.mlp": "test_nn_layers.py",
     "nn.norm": "test_nn_layers.py",
     "nn.softcap": "test_nn_layers.py",

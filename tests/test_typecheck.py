@@ -12,7 +12,7 @@ from tests.typecheck import checked
 
 
 def test_array_shapes_are_checked() -> None:
-    norm = RMSNorm(8, 1e-6)
+    norm = RMSNorm(8, 1e-6, 1.0)
     assert norm(mx.zeros((1, 2, 8))).shape == (1, 2, 8)
     with pytest.raises((TypeCheckError, TypeError)):
         norm([1.0, 2.0])  # type: ignore[arg-type]

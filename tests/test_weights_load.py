@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
 import shutil
@@ -13,6 +14,7 @@ import mlx.core as mx
 import pytest
 
 from gemma_mlx import device, registry
+from gemma_mlx.config import read_config
 from gemma_mlx.errors import ConfigError, InputError, ModelNotFoundError, UnsupportedModelError, WeightsError
 from gemma_mlx.weights.load import inspect, load, materialize, named_parameters
 from gemma_mlx.weights.save import save_checkpoint
@@ -35,7 +37,7 @@ def _change(name: str, value: mx.array | None) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stored", [mx.bfloat16, mx.float16, mx.float32])
 def test_values_are_the_files(tmp_path: Path, kind: str, stored: mx.Dtype) -> None:
-    """Read back with MLX alone: matrices as they are, norms plus 1 in float32 and rounded once."""
+    """Read back with MLX alone: matrices as they are, norms plus their offset in float32 and rounded once."""
     write_tiny(tmp_path, kind, dtype=stored)
     arrays = mx.load(str(tmp_path / "model.safetensors"))
     assert isinstance(arrays, dict)
@@ -44,7 +46,7 @@ def test_values_are_the_files(tmp_path: Path, kind: str, stored: mx.Dtype) -> No
         for name, parameter in named_parameters(loaded.model):
             array = arrays[loaded.checkpoint.tensors[name].name]
             assert array.dtype == stored
-            expected = array.astype(mx.float32) + 1 if "norm" in name else array
+            expected = array.astype(mx.float32) + loaded.model.spec.norm_offset if "norm" in name else array
             assert parameter.dtype == dtype
             assert mx.array_equal(parameter, expected.astype(dtype)), name
 
@@ -53,6 +55,33 @@ def test_the_machine_chooses_the_dtype(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     model = load(tmp_path).model
     assert model.embed(mx.array([[1]])).dtype == device.compute_dtype() == model.model.norm.weight.dtype
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+def test_a_published_gemma_3n(tmp_path: Path, prefix: str) -> None:
+    """Under another prefix, with the keys and values that borrowing layers never use, and with towers."""
+    golden = Path(__file__).parent / "goldens" / "gemma3n_text"
+    arrays = mx.load(str(golden / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    published = {name.replace("model.", prefix, 1): array for name, array in arrays.items()}
+    towers = {f"model.{tower}.weight": mx.ones((2, 2)) for tower in ("vision_tower", "audio_tower", "embed_vision")}
+    shapes = {"k_proj": (16, 32), "v_proj": (16, 32), "k_norm": (8,)}
+    unused = {
+        f"{prefix}layers.{layer}.self_attn.{name}.weight": mx.ones(shape)
+        for layer in (3, 4)
+        for name, shape in shapes.items()
+    }
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), published | towers | unused)
+    config = {"model_type": "gemma3n", "text_config": read_config(golden), "audio_config": {}, "boi_token_id": 255999}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    loaded, tokens = load(tmp_path, dtype=mx.float32), mx.array([[5, 90, 7]])
+    assert loaded.checkpoint.unread == dict.fromkeys(towers, "pictures and sound are not read by this version") | (
+        dict.fromkeys(unused, "its layer borrows the keys and values of another")
+    )
+    plain = load(golden, dtype=mx.float32).model
+    assert mx.array_equal(loaded.model(loaded.model.embed(tokens)), plain(plain.embed(tokens)))
+    save_checkpoint(tmp_path / "again", loaded.model, config, dtype=mx.float32)
+    assert set(load(tmp_path / "again").checkpoint.tensors) == set(arrays)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.int8])
@@ -271,8 +300,8 @@ def test_what_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"no config\.json"):
         inspect(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "gemma4"}')
-    with pytest.raises(UnsupportedModelError, match="gemma4"):
+    (tmp_path / "config.json").write_text('{"model_type": "t5gemma"}')
+    with pytest.raises(UnsupportedModelError, match="t5gemma"):
         inspect(tmp_path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gemma_mlx.errors import WeightsError
-from gemma_mlx.weights.names import GEMMA3, TEXT
+from gemma_mlx.weights.names import GEMMA3, GEMMA3N, TEXT
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,14 @@ def test_published_is_the_inverse(parameter: str) -> None:
     assert GEMMA3.parameter(GEMMA3.published(parameter)) == parameter
     assert GEMMA3.published(parameter).startswith("language_model.")
     assert TEXT.published(parameter) == TEXT.parameter(parameter) == parameter
+
+
+@pytest.mark.parametrize("stored", ["model.language_model.norm.weight", "language_model.model.norm.weight"])
+def test_every_spelling_of_gemma3n(stored: str) -> None:
+    assert GEMMA3N.parameter(stored) == "model.norm.weight"
+    assert GEMMA3N.published("model.norm.weight") == "model.language_model.norm.weight"
+    for tower in ("vision_tower", "audio_tower", "embed_vision", "embed_audio"):
+        assert GEMMA3N.why_unread(f"model.{tower}.x.weight")
 
 
 def test_unread_has_a_reason() -> None:

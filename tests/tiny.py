@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,19 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.weights.save import save_checkpoint
 
-KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "recurrent_gemma", "vaultgemma")
+KINDS: Final = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gemma3",
+    "gemma3n_text",
+    "gemma4_text",
+    "recurrent_gemma",
+    "vaultgemma",
+)
 
 _COMMON: Final[dict[str, Any]] = {
     "attention_bias": False,
@@ -58,16 +69,37 @@ _RECURRENT: Final = {
     "lru_width": 64,
     "partial_rotary_factor": 0.25,
 }
+_GEMMA3N: Final = _GEMMA3 | {
+    "activation_sparsity_pattern": [0.9, 0.0, 0.5],
+    "altup_num_inputs": 4,
+    "final_logit_softcapping": 3.0,
+    "hidden_size_per_layer_input": 32,
+    "intermediate_size": [128, 64, 96],
+    "laurel_rank": 32,
+    "vocab_size_per_layer_input": 90,
+}
+_GEMMA4: Final = {
+    "attention_k_eq_v": True,
+    "enable_moe_block": True,
+    "final_logit_softcapping": 3.0,
+    "global_head_dim": 64,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "moe_intermediate_size": 64,
+    "num_experts": 4,
+    "num_global_key_value_heads": 1,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 5_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    },
+    "sliding_window": 8,
+    "top_k_experts": 2,
+}
 
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     """A config.json in the published dialect; `changes` go where the sizes of the text are."""
-    more = {
-        "gemma": {"hidden_act": "gelu"},
-        "gemma2": _GEMMA2,
-        "recurrent_gemma": _RECURRENT,
-        "vaultgemma": _GEMMA2,
-    }.get(kind, _GEMMA3)
+    own = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "vaultgemma": _GEMMA2, "gemma3n_text": _GEMMA3N}
+    more = (own | {"gemma4_text": _GEMMA4, "recurrent_gemma": _RECURRENT}).get(kind, _GEMMA3)
     text = _COMMON | more | {"model_type": kind} | changes
     if kind != "gemma3":
         return text
@@ -75,7 +107,7 @@ def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": "gemma3", "text_config": text | {"model_type": "gemma3_text"}, "vision_config": vision}
 
 
-def tiny_model(config: dict[str, Any]) -> Decoder:
+def tiny_model(config: dict[str, Any]) -> Decoder | Encoder:
     """A random model, with norms that are not 1 and every parameter evaluated."""
     match = registry.match(config)
     model = match.architecture.build(match.spec)
@@ -96,7 +128,7 @@ def write_tiny(
     quantize: dict[str, Any] | Callable[[str, nn.Module], Any] | None = None,
     shard_bytes: int = 5 * 10**9,
     **changes: Any,
-) -> Decoder:
+) -> Decoder | Encoder:
     """Writes a tiny checkpoint without a tokenizer, and returns the model that was saved.
 
     Args:
@@ -116,6 +148,24 @@ def write_tiny(
     elif quantize is not None:
         nn.quantize(model, **quantize)
     save_checkpoint(folder, model, config, dtype=dtype, shard_bytes=shard_bytes)
+    return model
+
+
+def write_tiny_embedder(folder: Path, *, vocab: int, context: int = 64, tokenizer: Path | None = None) -> Encoder:
+    """Writes a tiny EmbeddingGemma with its linear maps in the same file.
+
+    Args:
+        folder: made where it does not exist.
+        vocab: rows of its table.
+        context: tokens it may read.
+        tokenizer: the folder whose tokenizer is copied.
+    """
+    if tokenizer is not None:
+        shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
+    model = write_tiny(
+        folder, use_bidirectional_attention=True, vocab_size=vocab, max_position_embeddings=context, dtype=mx.float32
+    )
+    assert isinstance(model, Encoder)
     return model
 
 

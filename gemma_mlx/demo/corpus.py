@@ -25,13 +25,22 @@ from gemma_mlx.demo.wordings import FAMILIES
 
 FOLDER = Path(__file__).parent
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 14)
-LENGTH_WEIGHTS = (30, 25, 16, 10, 6, 5, 4, 2.5, 1.5)
+LENGTH_WEIGHTS = (45, 24, 12, 7, 4, 3, 2.5, 1.5, 1)
 KINDS = ("family", "facts", "program", "smalltalk", "sum", "unknown", "memory")
-KIND_WEIGHTS = (36, 14, 13, 5, 12, 13, 7)
+KIND_WEIGHTS = (35, 13, 14, 5, 13, 13, 7)
 BEFORE = ("Please, ", "Hi! ", "Hello, ", "Hey, ", "Tell me: ", "Question: ", "OK, ", "So, ", "Now, ", "Next question: ", "Quick question: ",
           "Can you tell me: ", "I have a question: ", "One more: ", "Excuse me, ", "Sorry, ", "Well, ", "Just curious: ", "Hi there, ", "And ",
           "Dear model, ", "Listen: ", "Good morning! ", "I wonder: ", "Please tell me: ")  # fmt: skip
-AFTER = (" Please.", " Thanks.", " Do you know?", " Tell me.", " Please tell me.", " Thank you!", " I forgot.", " Any idea?")
+AFTER = (
+    " Please.",
+    " Thanks.",
+    " Do you know?",
+    " Tell me.",
+    " Please tell me.",
+    " Thank you!",
+    " I forgot.",
+    " Any idea?",
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,12 @@ def capital(text: str) -> str:
 
 def from_family(family: Family, row: tuple[str, ...], wording: str) -> Exchange:
     """One question of a family with its answer."""
-    return Exchange(capital(wording.format(*row)), capital(family.answer.format(*row)), capital(family.short.format(*row)), family.name)
+    return Exchange(
+        capital(wording.format(*row)),
+        capital(family.answer.format(*row)),
+        capital(family.short.format(*row)),
+        family.name,
+    )
 
 
 class Corpus:
@@ -145,7 +159,12 @@ class Corpus:
             if family is not None and family.follow:
                 return self.follow(family)
         if state.turns and random.random() < 0.06:
-            return random.choice((Exchange(random.choice(("Thanks!", "Thank you!", "Thanks", "thank you")), "You are welcome!"), self.question("smalltalk")))
+            return random.choice(
+                (
+                    Exchange(random.choice(("Thanks!", "Thank you!", "Thanks", "thank you")), "You are welcome!"),
+                    self.question("smalltalk"),
+                )
+            )
         kind = random.choices(KINDS, KIND_WEIGHTS)[0]
         if kind == "memory":
             return state.exchange()
@@ -212,12 +231,20 @@ def misspell(text: str, random: Random) -> str:
     if not places:
         return text
     at = random.choice(places)
-    return random.choice((text[:at] + text[at + 1 :], text[:at] + text[at] + text[at:], text[:at] + text[at + 1] + text[at] + text[at + 2 :]))
+    return random.choice(
+        (
+            text[:at] + text[at + 1 :],
+            text[:at] + text[at] + text[at:],
+            text[:at] + text[at + 1] + text[at] + text[at + 2 :],
+        )
+    )
 
 
 def main() -> None:
     """Prints dialogues."""
-    parser = argparse.ArgumentParser(description="Print training dialogues of the model in the box, one JSON object a line.")
+    parser = argparse.ArgumentParser(
+        description="Print training dialogues of the model in the box, one JSON object a line."
+    )
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

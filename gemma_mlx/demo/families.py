@@ -35,12 +35,9 @@ class Family:
 
 def rows(text: str) -> tuple[tuple[str, ...], ...]:
     """Reads "a: b; c: d" into (("a", "b"), ("c", "d"))."""
-    return tuple(tuple(field.strip() for field in row.split(":")) for row in text.replace("\n", " ").split(";") if row.strip())
-
-
-def lines(text: str) -> tuple[str, ...]:
-    """Reads one wording per line."""
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    return tuple(
+        tuple(field.strip() for field in row.split(":")) for row in text.replace("\n", " ").split(";") if row.strip()
+    )
 
 
 CAPITALS = rows("""
@@ -127,8 +124,24 @@ FOOD = rows("""
     frogs: insects; squirrels: nuts; bees: nectar and pollen; penguins: fish; mice: seeds and grain; tigers: meat;
     sharks: fish; caterpillars: leaves
 """)
-SIZES = ("ant", "bee", "mouse", "frog", "rat", "rabbit", "cat", "fox", "dog", "wolf", "pig", "lion", "bear", "horse",
-         "elephant", "whale")
+SIZES = (
+    "ant",
+    "bee",
+    "mouse",
+    "frog",
+    "rat",
+    "rabbit",
+    "cat",
+    "fox",
+    "dog",
+    "wolf",
+    "pig",
+    "lion",
+    "bear",
+    "horse",
+    "elephant",
+    "whale",
+)
 COLOURS = rows("""
     grass: green; the sky: blue; snow: white; blood: red; a banana: yellow; a lemon: yellow; coal: black; milk: white;
     an orange: orange; a carrot: orange; a tomato: red; a strawberry: red; the sun: yellow; an elephant: grey; chocolate: brown;
@@ -144,10 +157,35 @@ PLANETS = rows("""
     Mercury: first; Venus: second; Earth: third; Mars: fourth; Jupiter: fifth; Saturn: sixth; Uranus: seventh; Neptune: eighth
 """)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-          "December")
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 MONTH_DAYS = ("31", "28 or 29", "31", "30", "31", "30", "31", "31", "30", "31", "30", "31")
-ORDER = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
+ORDER = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 UNITS = rows("""
     seconds: a minute: 60; minutes: an hour: 60; hours: a day: 24; days: a week: 7; weeks: a year: 52; days: a year: 365;

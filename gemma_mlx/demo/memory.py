@@ -48,7 +48,9 @@ class State:
             self.system = random.choice(PLAIN).format(random.choice(WORDS), random.choice(WORDS))
         elif chance < 0.11:
             self.told["name"] = self.name()
-            self.system = random.choice(("The user's name is {}.", "The user is called {}.", "You are talking to {}.")).format(self.told["name"])
+            self.system = random.choice(
+                ("The user's name is {}.", "The user is called {}.", "You are talking to {}.")
+            ).format(self.told["name"])
         elif chance < 0.13:
             self.own_name = self.name()
             self.system = random.choice(("Your name is {}.", "You are called {}.", "You are {}.")).format(self.own_name)
@@ -94,7 +96,9 @@ class State:
             model = f"Nice to meet you, {value}!"
         elif kind == "place":
             value = random.choice(KNOWN_PLACES) if random.random() < 0.6 else invented(random).capitalize()
-            user = random.choice(("I live in {}.", "I am from {}.", "I come from {}.", "My home is in {}.", "I'm from {}.")).format(value)
+            user = random.choice(
+                ("I live in {}.", "I am from {}.", "I come from {}.", "My home is in {}.", "I'm from {}.")
+            ).format(value)
             model = f"{value[:1].upper() + value[1:]}! I will remember that in this chat."
         elif kind == "age":
             value = str(random.randint(5, 99))
@@ -102,11 +106,20 @@ class State:
             model = f"{value} years! I will remember that in this chat."
         elif kind == "colour":
             value = random.choice(COLOURS)
-            user = random.choice(("My favourite colour is {}.", "My favorite color is {}.", "I like {} best.", "The colour I like most is {}.")).format(value)
+            user = random.choice(
+                (
+                    "My favourite colour is {}.",
+                    "My favorite color is {}.",
+                    "I like {} best.",
+                    "The colour I like most is {}.",
+                )
+            ).format(value)
             model = f"{value.capitalize()} is a fine colour."
         else:
             value = self.name()
-            user = random.choice(("My dog is called {}.", "I have a cat called {}.", "My cat's name is {}.", "My pet is called {}.")).format(value)
+            user = random.choice(
+                ("My dog is called {}.", "I have a cat called {}.", "My cat's name is {}.", "My pet is called {}.")
+            ).format(value)
             model = f"{value} is a good name."
         self.told[kind] = value
         return Exchange(user, model)
@@ -146,11 +159,32 @@ class State:
     def echo(self) -> Exchange:
         """The user has the model say something."""
         random = self.random
-        words = " ".join(random.choice(WORDS) if random.random() < 0.6 else invented(random) for _ in range(random.choice((1, 1, 2, 3))))
-        user = random.choice(("Say {}.", "Say {}!", "Repeat after me: {}.", "Please say {}.", "Repeat: {}.", 'Say "{}".', "Can you say {}?")).format(words)
+        words = " ".join(
+            random.choice(WORDS) if random.random() < 0.6 else invented(random)
+            for _ in range(random.choice((1, 1, 2, 3)))
+        )
+        user = random.choice(
+            (
+                "Say {}.",
+                "Say {}!",
+                "Repeat after me: {}.",
+                "Please say {}.",
+                "Repeat: {}.",
+                'Say "{}".',
+                "Can you say {}?",
+            )
+        ).format(words)
         return Exchange(user, words[:1].upper() + words[1:] + ".")
 
     def named(self) -> Exchange:
         """The user asks the model for the name its system prompt gave it."""
-        asked = ("What is your name?", "Who are you?", "What's your name?", "Do you have a name?", "How should I call you?")
-        return Exchange(self.random.choice(asked), f"My name is {self.own_name}. I am a very small model.", self.own_name)
+        asked = (
+            "What is your name?",
+            "Who are you?",
+            "What's your name?",
+            "Do you have a name?",
+            "How should I call you?",
+        )
+        return Exchange(
+            self.random.choice(asked), f"My name is {self.own_name}. I am a very small model.", self.own_name
+        )

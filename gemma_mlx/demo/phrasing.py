@@ -66,7 +66,10 @@ def _indirect(question: str, random: Random) -> str | None:
 
 def _subject(question: str, random: Random) -> str | None:
     """Who wrote Hamlet? -> I would like to know who wrote Hamlet."""
-    match = re.fullmatch(r"((?:Who|Which \w+|What \w+) (?!is\b|are\b|was\b|do\b|does\b|did\b)\w+(?<!\bdo)(?<!\bdoes)(?<!\bdid) [^?]+)\?", question)
+    match = re.fullmatch(
+        r"((?:Who|Which \w+|What \w+) (?!is\b|are\b|was\b|do\b|does\b|did\b)\w+(?<!\bdo)(?<!\bdoes)(?<!\bdid) [^?]+)\?",
+        question,
+    )
     if match is None or re.search(r"\b(do|does|did|is|are|was|can|should)\b", match[1]):
         return None
     return random.choice(INDIRECT).format(match[1][0].lower() + match[1][1:])
@@ -74,7 +77,9 @@ def _subject(question: str, random: Random) -> str | None:
 
 def _noun(question: str, random: Random) -> str | None:
     """What is the capital of Italy? -> The capital of Italy, please."""
-    match = re.fullmatch(r"(?:What is|What's|Tell me|Name|Give me) ((?:the|another word|a synonym) [^,?.]+)[?.]", question)
+    match = re.fullmatch(
+        r"(?:What is|What's|Tell me|Name|Give me) ((?:the|another word|a synonym) [^,?.]+)[?.]", question
+    )
     return None if match is None else random.choice(NOUN).format(match[1])
 
 
@@ -96,7 +101,10 @@ def _purpose(question: str, random: Random) -> str | None:
 
 def _which(question: str, _: Random) -> str | None:
     """Which city is it? -> What city is it?"""
-    match = re.match(r"(Which|What|In which|In what|On which|On what) (?!is\b|are\b|do\b|does\b|did\b|was\b|can\b|has\b|should\b|of\b)(\w+ )", question)
+    match = re.match(
+        r"(Which|What|In which|In what|On which|On what) (?!is\b|are\b|do\b|does\b|did\b|was\b|can\b|has\b|should\b|of\b)(\w+ )",
+        question,
+    )
     if match is None:
         return None
     other = match[1].replace("hich", "hat") if "hich" in match[1] else match[1].replace("hat", "hich")

@@ -26,7 +26,9 @@ MAX_TOKENS = 80
 def answer(gemma: gemma_mlx.Gemma, messages: Sequence[Message]) -> str:
     """The model's greedy answer to a conversation."""
     processor = gemma.processor
-    ids = gemma.generate(processor(messages).tokens, max_tokens=MAX_TOKENS, temperature=0.0, stop_ids=processor.stop_ids)
+    ids = gemma.generate(
+        processor(messages).tokens, max_tokens=MAX_TOKENS, temperature=0.0, stop_ids=processor.stop_ids
+    )
     return processor.tokenizer.decode(ids).strip()
 
 

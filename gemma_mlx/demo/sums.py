@@ -10,7 +10,20 @@ from gemma_mlx.demo.wordings import article
 
 NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
 nineteen twenty""".split()
-THINGS = ("apples", "books", "coins", "eggs", "pens", "cards", "cakes", "balls", "euros", "dollars", "sweets", "oranges")
+THINGS = (
+    "apples",
+    "books",
+    "coins",
+    "eggs",
+    "pens",
+    "cards",
+    "cakes",
+    "balls",
+    "euros",
+    "dollars",
+    "sweets",
+    "oranges",
+)
 
 
 class Exchange(NamedTuple):
@@ -24,11 +37,13 @@ class Exchange(NamedTuple):
 
 def draw(random: Random) -> Exchange:
     """One small sum or comparison."""
-    return random.choices((_sum, _word_sum, _order, _bigger, _parity, _half, _animal), (10, 1, 2, 1.5, 1, 1, 1))[0](random)
+    return random.choices((_sum, _word_sum, _order, _bigger, _parity, _half, _animal), (10, 1, 2, 1.5, 1, 1, 1))[0](
+        random
+    )
 
 
 def terms(random: Random) -> tuple[int, str, int, int]:
-    """(a, sign, b, result), nothing above 20 but products and their quotients, which stay under 145."""
+    """(a, sign, b, result), nothing above 20 but products and their quotients, which reach 100."""
     sign = random.choice("+++--xx/")
     if sign == "+":
         a, b = random.randint(0, 20), random.randint(0, 20)
@@ -37,7 +52,7 @@ def terms(random: Random) -> tuple[int, str, int, int]:
         a = random.randint(0, 20)
         b = random.randint(0, a)
         return a, sign, b, a - b
-    a, b = random.randint(1, 12), random.randint(1, 12)
+    a, b = random.randint(1, 10), random.randint(1, 10)
     return (a, sign, b, a * b) if sign == "x" else (a * b, sign, b, a)
 
 
@@ -59,7 +74,12 @@ def _sum(random: Random) -> Exchange:
         f"Can you tell me how much {x} {word} {y} is?", f"Do you know what {a} {symbol} {b} is?", f"Compute {a}{symbol}{b}.",
     ]  # fmt: skip
     forms += {
-        "+": [f"What is the sum of {x} and {y}?", f"Add {x} and {y}.", f"What do you get if you add {x} and {y}?", f"{x} and {y} make how much?"],
+        "+": [
+            f"What is the sum of {x} and {y}?",
+            f"Add {x} and {y}.",
+            f"What do you get if you add {x} and {y}?",
+            f"{x} and {y} make how much?",
+        ],
         "-": [f"Subtract {y} from {x}.", f"Take {y} away from {x}.", f"What is the difference between {x} and {y}?"],
         "x": [f"Multiply {x} by {y}.", f"What is the product of {x} and {y}?", f"What is {x} multiplied by {y}?"],
         "/": [f"Divide {a} by {b}.", f"What is {a} over {b}?", f"How often does {b} go into {a}?"],
@@ -71,7 +91,9 @@ def follow(random: Random) -> Exchange:
     """A second sum, put shortly."""
     a, sign, b, result = terms(random)
     word = {"+": "plus", "-": "minus", "x": "times", "/": "divided by"}[sign]
-    user = random.choice((f"And {a} {sign} {b}?", f"And {a} {word} {b}?", f"What about {a} {word} {b}?", f"And {a}{sign}{b}?"))
+    user = random.choice(
+        (f"And {a} {sign} {b}?", f"And {a} {word} {b}?", f"What about {a} {word} {b}?", f"And {a}{sign}{b}?")
+    )
     return Exchange(user, f"{a} {sign} {b} = {result}.", str(result), "sum")
 
 
@@ -117,9 +139,15 @@ def _bigger(random: Random) -> Exchange:
             f"Which is greater, {a} or {b}?", f"What is larger: {a} or {b}?",
         ))  # fmt: skip
         if user.startswith("Is"):
-            return Exchange(user, f"Yes, {a} is bigger than {b}." if a > b else f"No, {a} is smaller than {b}.", "Yes" if a > b else "No")
+            return Exchange(
+                user,
+                f"Yes, {a} is bigger than {b}." if a > b else f"No, {a} is smaller than {b}.",
+                "Yes" if a > b else "No",
+            )
         return Exchange(user, f"{large} is bigger than {small}.", str(large))
-    user = random.choice((f"Which is smaller, {a} or {b}?", f"What is less, {a} or {b}?", f"Which number is smaller, {a} or {b}?"))
+    user = random.choice(
+        (f"Which is smaller, {a} or {b}?", f"What is less, {a} or {b}?", f"Which number is smaller, {a} or {b}?")
+    )
     return Exchange(user, f"{small} is smaller than {large}.", str(small))
 
 
@@ -135,9 +163,17 @@ def _parity(random: Random) -> Exchange:
 def _half(random: Random) -> Exchange:
     number = random.randint(1, 20)
     if random.random() < 0.5:
-        user = random.choice((f"What is half of {2 * number}?", f"How much is half of {2 * number}?", f"What is the half of {2 * number}?"))
+        user = random.choice(
+            (
+                f"What is half of {2 * number}?",
+                f"How much is half of {2 * number}?",
+                f"What is the half of {2 * number}?",
+            )
+        )
         return Exchange(user, f"Half of {2 * number} is {number}.", str(number))
-    user = random.choice((f"What is double {number}?", f"What is twice {number}?", f"How much is twice {number}?", f"Double {number}."))
+    user = random.choice(
+        (f"What is double {number}?", f"What is twice {number}?", f"How much is twice {number}?", f"Double {number}.")
+    )
     return Exchange(user, f"Twice {number} is {2 * number}.", str(2 * number))
 
 
@@ -147,9 +183,15 @@ def _animal(random: Random) -> Exchange:
     large, small = (a, b) if first > second else (b, a)
     form = random.randrange(5)
     if form < 3:
-        user = (f"Which is bigger, {a} or {b}?", f"What is larger, {a} or {b}?", f"Which animal is bigger, {a} or {b}?")[form]
+        user = (
+            f"Which is bigger, {a} or {b}?",
+            f"What is larger, {a} or {b}?",
+            f"Which animal is bigger, {a} or {b}?",
+        )[form]
         return Exchange(user, f"{large.capitalize()} is bigger than {small}.", large.split()[1])
     if form == 3:
-        return Exchange(f"Which is smaller, {a} or {b}?", f"{small.capitalize()} is smaller than {large}.", small.split()[1])
+        return Exchange(
+            f"Which is smaller, {a} or {b}?", f"{small.capitalize()} is smaller than {large}.", small.split()[1]
+        )
     reply = f"Yes, {a} is bigger than {b}." if first > second else f"No, {a} is smaller than {b}."
     return Exchange(f"Is {a} bigger than {b}?", reply, reply.partition(",")[0])

@@ -112,8 +112,9 @@ class Trainee(Decoder):
         super().__init__(spec, SandwichLayer)
         self._places = mx.array([0])
 
-    def _tied_head(self, x: mx.array) -> mx.array:
-        return super()._tied_head(x.reshape(-1, x.shape[-1])[self._places])
+    def head(self, x: mx.array) -> mx.array:
+        """Logits at the places that count, [N V]."""
+        return super().head(x.reshape(-1, x.shape[-1])[self._places])
 
     def loss(self, ids: mx.array, places: mx.array) -> mx.array:
         """Mean cross entropy of ids [B L] at `places`, counted along the flattened ids[:, 1:]."""
@@ -153,7 +154,7 @@ def main() -> None:
     """Trains and writes the folder."""
     parser = argparse.ArgumentParser(description="Train the model in the box.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=1900)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--tokens", type=int, default=2048, help="ids in a batch, about")
     parser.add_argument("--length", type=int, default=512, help="longest dialogue in ids")
     parser.add_argument("--seed", type=int, default=0)
@@ -168,12 +169,17 @@ def main() -> None:
     config = read_config(arguments.out)
     model = new_model(config)
     count = sum(parameter.size for parameter in dict(tree_flatten(model.parameters(), destination={})).values())
-    print(f"{count:,} parameters; OpenBLAS {'found' if _openblas else 'not found: this will be slow on Linux'}", flush=True)
+    print(
+        f"{count:,} parameters; OpenBLAS {'found' if _openblas else 'not found: this will be slow on Linux'}",
+        flush=True,
+    )
 
     optimizer, steps = new_optimizer(arguments.steps), arguments.steps
     gradients_of = nn.value_and_grad(model, model.loss)
     began, seen, recent = time.perf_counter(), 0, []
-    for step, (ids, said) in enumerate(batches(Encoder(arguments.out / "tokenizer.model"), arguments.seed + 2, arguments.tokens, arguments.length), 1):
+    for step, (ids, said) in enumerate(
+        batches(Encoder(arguments.out / "tokenizer.model"), arguments.seed + 2, arguments.tokens, arguments.length), 1
+    ):
         value, gradients = gradients_of(mx.array(ids), mx.array(np.flatnonzero(said[:, 1:])))
         gradients, _ = optim.clip_grad_norm(gradients, 1.0)
         optimizer.update(model, gradients)

@@ -14,8 +14,8 @@ from random import Random
 from gemma_mlx.demo import families as table
 
 ANSWERS = {
-    "fact": "I am a very small model and do not know that. A real Gemma may: gemma chat PATH_OR_NAME",
-    "task": "I am a very small model and cannot do that. A real Gemma can: gemma chat PATH_OR_NAME",
+    "fact": "I am a very small model and do not know that. Try a real Gemma: gemma chat MODEL",
+    "task": "I am a very small model and cannot do that. Try a real Gemma: gemma chat MODEL",
     "live": "I cannot know that. I am a very small model without a clock or a network.",
     "statement": "I see. I am a very small model: ask me about this program or for a simple fact.",
     "taste": "I have no tastes and no things. I am only a very small model.",
@@ -43,7 +43,9 @@ Leipzig; Dresden; Bremen; Graz; Basel; Porto; Seville; Valencia; Naples; Turin; 
 Malmo; Bergen; Tampere; Krakow; Gdansk; Brno; Split; Odessa; Boston; Dallas; Denver; Seattle; Miami; Detroit; Atlanta; Houston; Calgary;
 Perth; Brisbane; Auckland; Lagos; Durban; Casablanca; Dubai; Karachi; Delhi; Chennai; Hanover; Nagoya; Busan; Manchuria; Siberia; Tibet;
 Patagonia; the Congo; the Gobi; the Volga; the Rhine; the Mekong; the Po; Lake Como; Loch Ness; Mount Fuji; the Matterhorn; the Andes;
-the Rocky Mountains; Antarctica; Greenland; Hawaii; the Vatican; my town; my village; our school; this street; the next town""".replace("\n", " ")
+the Rocky Mountains; Antarctica; Greenland; Hawaii; the Vatican; my town; my village; our school; this street; the next town""".replace(
+    "\n", " "
+)
 THINGS = """inflation; democracy; the French bakery; blockchain; bitcoin; insurance; a mortgage; the tax law; philosophy; stoicism; Buddhism;
 opera; jazz; the tango; ballet; yoga; karate; golf; tennis; cricket; surfing; knitting; pottery; origami; astrology; alchemy; relativity;
 string theory; dark matter; entropy; a neutrino; the Higgs boson; plutonium; uranium; titanium; cobalt; penicillin; aspirin; insulin;
@@ -63,7 +65,9 @@ a logarithm; a derivative; probability; game theory; a kidney; the liver; the sp
 a fossil; a meteor; an eclipse; a quasar; a pulsar; a nebula; a supernova; the aurora; a tornado; a hurricane; a tsunami; an avalanche;
 coral; moss; a mushroom; a fern; an orchid; a tulip; bamboo; an oak; a cactus flower; a hedge; compost; fertiliser; a tractor; silk;
 leather; cotton; nylon; plastic; rubber; concrete; steel; bronze; brass; porcelain; marble; granite; a diamond ring; a wedding; a funeral;
-a passport; a visa; a driving licence; a parking ticket; the moonlight sonata; the metro; the weather forecast; a Swiss watch""".replace("\n", " ")
+a passport; a visa; a driving licence; a parking ticket; the moonlight sonata; the metro; the weather forecast; a Swiss watch""".replace(
+    "\n", " "
+)
 WORDS = """hammer ladder bucket pillow curtain blanket candle mirror basket bottle saucer kettle spoon ticket button needle zipper
 jacket glove helmet umbrella suitcase wallet bracelet necklace lantern anchor paddle saddle whistle trumpet flute cello harp banjo tuba
 hamster ferret badger beaver otter walrus moose hyena jackal panther leopard zebra camel llama alpaca buffalo rhino hippo gorilla monkey
@@ -88,7 +92,9 @@ ENDS = "b ck d f g l ll m n nd ng nk p r rd rk rn rt s sh ss st t th x z".split(
 
 def invented(random: Random) -> str:
     """A word that does not exist, one to three syllables long."""
-    syllables = (random.choice(STARTS) + random.choice(MIDDLES) + random.choice(ENDS) for _ in range(random.choice((1, 2, 2, 3))))
+    syllables = (
+        random.choice(STARTS) + random.choice(MIDDLES) + random.choice(ENDS) for _ in range(random.choice((1, 2, 2, 3)))
+    )
     return "".join(syllables)
 
 
@@ -108,7 +114,11 @@ def fill(slot: str, random: Random) -> str:
             last = random.choice(LAST) if random.random() < 0.6 else invented(random).capitalize()
             return last if chance < 0.15 else f"{first} {last}"
         case "place":
-            return random.choice(_PLACES) if chance < 0.45 else invented(random).capitalize() + random.choice(("", "", "ia", "land", "ville"))
+            return (
+                random.choice(_PLACES)
+                if chance < 0.45
+                else invented(random).capitalize() + random.choice(("", "", "ia", "land", "ville"))
+            )
         case "thing":
             if chance < 0.55:
                 return random.choice(_THINGS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Channel = Literal["answer", "thought"]
+from gemma_mlx.text.channels import Channel
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -87,7 +88,7 @@ class Done:
         reason: "stop" (a stop token or stop string), "length" (the token limit or the context), "cancelled".
         tokens: the sampled ids, a stop token included.
         text: the whole reply of the answer channel; "" where no tokenizer took part.
-        cut: whether a stop string ended it, so that `tokens` say more than `text`.
+        cut: whether `tokens` say more than `text`: a stop string ended it, or the model thought before it answered.
     """
 
     reason: FinishReason

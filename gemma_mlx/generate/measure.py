@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -76,7 +76,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
+    def of(cls, values: Sequence[float]) -> Spread:
         """Of at least one value."""
         return cls(median=statistics.median(values), low=min(values), high=max(values))
 
@@ -93,7 +93,7 @@ class Figures:
     peak_memory_bytes: int
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> Self:
+    def of(cls, runs: Sequence[Run]) -> Figures:
         """Of at least one run, all of the same lengths."""
         rates = [run.decode_tokens_per_second for run in runs if run.decode_tokens_per_second is not None]
         return cls(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from gemma_mlx.config import Config
+from gemma_mlx.config import Config, LayerType
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import DecoderSpec, LayerSpec, RecurrentLayerSpec
+from gemma_mlx.spec import AttentionSpec, DecoderSpec, EncoderSpec, LayerSpec, RecurrentLayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,23 +30,29 @@ class Dims:
     logit_softcap: float | None
 
     @classmethod
-    def read(cls, config: Config) -> Dims:
+    def read(cls, config: Config, *, mlp_dim: int | None = None, encoder: bool = False) -> Dims:
         """Reads the sizes.
+
+        Args:
+            config: config.json, or its part about text.
+            mlp_dim: given where `intermediate_size` may differ between layers, and was read before.
+            encoder: whether the architecture attends in both directions.
 
         Raises:
             ConfigError: one is missing or out of range, or the heads cannot share the kv heads.
-            UnsupportedModelError: the checkpoint is an encoder (`use_bidirectional_attention`).
+            UnsupportedModelError: it attends in both directions, and its architecture does not.
         """
         config.tanh_gelu()
-        if config.flag("use_bidirectional_attention", False):
+        # "vision" lets picture tokens see each other; text alone stays causal.
+        if config.raw("use_bidirectional_attention", None) not in (None, False, "vision") and not encoder:
             raise UnsupportedModelError(
-                "This checkpoint attends in both directions: it is an embedding model, which this version cannot run.",
-                "Chat needs a model that writes text, such as a Gemma 3 -it checkpoint.",
+                "This checkpoint attends in both directions, and gemma knows none but EmbeddingGemma to do so.",
+                "For vectors of texts use google/embeddinggemma-300m; to chat, a Gemma that ends in -it.",
             )
         dims = cls(
             vocab=config.integer("vocab_size", high=1 << 21),
             dim=config.integer("hidden_size", high=1 << 16),
-            mlp_dim=config.integer("intermediate_size", high=1 << 19),
+            mlp_dim=mlp_dim or config.integer("intermediate_size", high=1 << 19),
             layers=config.integer("num_hidden_layers", high=512),
             heads=config.integer("num_attention_heads", high=512),
             kv_heads=config.integer("num_key_value_heads", high=512),
@@ -63,15 +70,50 @@ class Dims:
             )
         return dims
 
-    def decoder(self, layers: Sequence[LayerSpec | RecurrentLayerSpec]) -> DecoderSpec:
-        """The spec of a decoder of these sizes."""
+    def attention(self, **more: Any) -> AttentionSpec:
+        """The attention of a layer of these sizes; `more` are the other fields of AttentionSpec, or replace these."""
+        sizes = {"heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, "bias": self.attention_bias}
+        return AttentionSpec(**sizes | more)
+
+    def decoder(self, layers: Sequence[LayerSpec | RecurrentLayerSpec], **more: Any) -> DecoderSpec:
+        """The spec of a decoder of these sizes; `more` are fields of DecoderSpec."""
         return DecoderSpec(
-            vocab=self.vocab,
-            dim=self.dim,
             layers=tuple(layers),
-            context=self.context,
-            embed_scale=math.sqrt(self.dim),
-            norm_eps=self.norm_eps,
             logit_softcap=self.logit_softcap,
             tied_head=self.tied_head,
+            **self._shared(),
+            **more,
         )
+
+    def encoder(self, layers: Sequence[LayerSpec], **more: Any) -> EncoderSpec:
+        """The spec of an encoder of these sizes, which has no head; `more` are fields of EncoderSpec."""
+        return EncoderSpec(layers=tuple(layers), **self._shared(), **more)
+
+    def _shared(self) -> dict[str, Any]:
+        return {
+            "vocab": self.vocab,
+            "dim": self.dim,
+            "context": self.context,
+            "embed_scale": math.sqrt(self.dim),
+            "norm_eps": self.norm_eps,
+        }
+
+
+def borrowed_from(kinds: Sequence[LayerType], borrowers: int) -> tuple[int | None, ...]:
+    """For each layer the one whose keys and values it uses, None for its own.
+
+    The last `borrowers` layers use those of the last layer of their kind before them.
+
+    Raises:
+        ConfigError: there is none of a kind (config `num_kv_shared_layers`).
+    """
+    owned = list(kinds[: len(kinds) - borrowers])
+    missing = set(kinds) - set(owned)
+    if missing:
+        raise ConfigError(
+            f"config.json: the last {borrowers} layers borrow keys and values ('num_kv_shared_layers'), and no layer "
+            f"before them is {min(missing)!r}.",
+            "Fetch config.json again, or undo the edit.",
+        )
+    last = {kind: index for index, kind in enumerate(owned)}
+    return (*[None] * len(owned), *[last[kind] for kind in kinds[len(owned) :]])

@@ -8,7 +8,7 @@ from gemma_mlx.config import Config
 from gemma_mlx.models.dims import Dims
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.layer import PreNormLayer
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec
+from gemma_mlx.spec import DecoderSpec, LayerSpec
 from gemma_mlx.weights.names import TEXT, Names
 
 NAMES: Names = TEXT
@@ -17,14 +17,7 @@ NAMES: Names = TEXT
 def read(config: Config) -> DecoderSpec:
     """config.json -> specs."""
     dims = Dims.read(config)
-    attention = AttentionSpec(
-        heads=dims.heads,
-        kv_heads=dims.kv_heads,
-        head_dim=dims.head_dim,
-        scale=dims.head_dim**-0.5,
-        rope=config.ropes(local_default=None)["full_attention"],
-        bias=dims.attention_bias,
-    )
+    attention = dims.attention(scale=dims.head_dim**-0.5, rope=config.ropes(local_default=None)["full_attention"])
     config.finish()
     return dims.decoder([LayerSpec(attention=attention, mlp_dim=dims.mlp_dim)] * dims.layers)
 

@@ -6,7 +6,7 @@ from gemma_mlx.config import Config
 from gemma_mlx.models.dims import Dims
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.layer import SandwichLayer
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec
+from gemma_mlx.spec import DecoderSpec, LayerSpec
 from gemma_mlx.weights.names import TEXT, Names
 
 NAMES: Names = TEXT
@@ -23,15 +23,8 @@ def read(config: Config) -> DecoderSpec:
     rope = config.ropes(local_default=None)["full_attention"]
     layers = [
         LayerSpec(
-            attention=AttentionSpec(
-                heads=dims.heads,
-                kv_heads=dims.kv_heads,
-                head_dim=dims.head_dim,
-                scale=scale,
-                rope=rope,
-                window=window if kind == "sliding_attention" else None,
-                softcap=softcap,
-                bias=dims.attention_bias,
+            attention=dims.attention(
+                scale=scale, rope=rope, window=window if kind == "sliding_attention" else None, softcap=softcap
             ),
             mlp_dim=dims.mlp_dim,
         )

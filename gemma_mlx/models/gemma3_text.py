@@ -6,7 +6,7 @@ from gemma_mlx.config import Config
 from gemma_mlx.models.dims import Dims
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.layer import SandwichLayer
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, LayerSpec
+from gemma_mlx.spec import DecoderSpec, LayerSpec
 from gemma_mlx.weights.names import TEXT, Names
 
 NAMES: Names = TEXT
@@ -15,29 +15,30 @@ NAMES: Names = TEXT
 def read(config: Config) -> DecoderSpec:
     """config.json -> specs. The linear factor of the 4B and larger stretches the full layers only."""
     dims = Dims.read(config)
+    layers = read_layers(config, dims)
+    config.finish()
+    return dims.decoder(layers)
+
+
+def read_layers(config: Config, dims: Dims) -> list[LayerSpec]:
+    """The spec of each layer."""
     scale = config.number("query_pre_attn_scalar") ** -0.5
     softcap = config.optional_number("attn_logit_softcapping")
     window = config.integer("sliding_window", high=1 << 24)
     ropes = config.ropes(local_default=10_000.0)
-    layers = [
+    return [
         LayerSpec(
-            attention=AttentionSpec(
-                heads=dims.heads,
-                kv_heads=dims.kv_heads,
-                head_dim=dims.head_dim,
+            attention=dims.attention(
                 scale=scale,
                 rope=ropes[kind],
                 window=window if kind == "sliding_attention" else None,
                 softcap=softcap,
                 qk_norm=True,
-                bias=dims.attention_bias,
             ),
             mlp_dim=dims.mlp_dim,
         )
         for kind in config.layer_types(dims.layers, default_pattern=6)
     ]
-    config.finish()
-    return dims.decoder(layers)
 
 
 def build(spec: DecoderSpec) -> Decoder:

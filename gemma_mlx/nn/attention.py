@@ -46,6 +46,9 @@ class Lent:
         self.keys, self.values = keys, values
 
 
+Source = LayerCache | Lent  # where a layer finds its keys and values
+
+
 class BorrowingAttention(nn.Module):
     """Queries of its own to the keys and values of another layer."""
 
@@ -63,7 +66,7 @@ class BorrowingAttention(nn.Module):
             else partial(_capped_attention, scale=spec.scale, cap=spec.softcap)
         )
 
-    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: Any) -> Float[mx.array, "B L dim"]:
+    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: Source) -> Float[mx.array, "B L dim"]:
         """Attends from each of the L positions to the keys in the cache and to each other."""
         B, L, _ = x.shape
         offset = cache.offset
@@ -73,9 +76,10 @@ class BorrowingAttention(nn.Module):
         attended: mx.array = self.o_proj(out.swapaxes(1, 2).reshape(B, L, -1))
         return attended
 
-    def keys_and_values(self, _x: mx.array, _offset: int, cache: Lent) -> tuple[mx.array, mx.array]:
+    def keys_and_values(self, _x: mx.array, _offset: int, cache: Any) -> tuple[mx.array, mx.array]:
         """What the queries look at, [B K S D] each."""
-        return cache.keys, cache.values
+        lent: Lent = cache
+        return lent.keys, lent.values
 
 
 class Attention(BorrowingAttention):
@@ -91,13 +95,14 @@ class Attention(BorrowingAttention):
         self._v_norm = norms.bare() if spec.v_norm else identity
         self._kv_heads, self._keys_as_values = spec.kv_heads, spec.keys_as_values
 
-    def keys_and_values(self, x: mx.array, offset: int, cache: LayerCache) -> tuple[mx.array, mx.array]:
+    def keys_and_values(self, x: mx.array, offset: int, cache: Any) -> tuple[mx.array, mx.array]:
         """Projects L new keys and values, appends them to the cache and returns what the queries look at."""
         B, L, _ = x.shape
         k = self.k_proj(x).reshape(B, L, self._kv_heads, self._head_dim)  # [B L K D]
         v = k if self._keys_as_values else self.v_proj(x).reshape(B, L, self._kv_heads, self._head_dim)
         k, v = self.k_norm(k).swapaxes(1, 2), self._v_norm(v).swapaxes(1, 2)  # [B K L D]
-        return cache.update(self._rope(k, offset=offset), v)
+        seen: tuple[mx.array, mx.array] = cache.update(self._rope(k, offset=offset), v)
+        return seen
 
 
 def rope(spec: AttentionSpec) -> Callable[..., mx.array]:

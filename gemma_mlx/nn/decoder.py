@@ -64,8 +64,8 @@ class Decoder(nn.Module):
             self.lm_head = nn.Linear(spec.dim, spec.vocab, bias=False)
         self._spec = spec
         self._owners = len(spec.owners)
-        self._borrow_from = [layer.borrows_from for layer in spec.layers[self._owners :]]
-        self._lenders = tuple(dict.fromkeys(index for index in self._borrow_from if index is not None))
+        self._borrow_from = [layer.borrows_from for layer in spec.layers if layer.borrows_from is not None]
+        self._lenders = tuple(dict.fromkeys(self._borrow_from))
         self._windows = dict.fromkeys(spec.windows[: self._owners])
         self._array_masks = any(attention.softcap for attention in spec.attentions)
         self._cap = partial(softcap, cap=spec.logit_softcap) if spec.logit_softcap else identity
@@ -95,15 +95,15 @@ class Decoder(nn.Module):
             cache: what was read before; appended to. None for a pass of its own.
             last: return logits only for this many last positions; all where None. Without them the head is not run.
         """
-        return self._cap(self.head(self.model.norm(self.run(x, cache, last))))
+        return self.logits(self.run(x, cache, last))
 
     def run(
         self,
-        x: Float[mx.array, "B L dim"],
+        x: Float[mx.array, "B L *streams dim"],
         cache: DecoderCache | None,
         last: int | None,
         extras: Iterable[tuple[mx.array, ...]] = repeat(()),
-    ) -> Float[mx.array, "B N dim"]:
+    ) -> Float[mx.array, "B N *streams dim"]:
         """Through all layers; `extras` are what each layer is given besides, [B L ...]."""
         cache = DecoderCache.none(self._spec) if cache is None else cache
         L, offset, windows, layers = x.shape[1], cache.offset, self._spec.windows, self.model.layers
@@ -134,6 +134,10 @@ class Decoder(nn.Module):
         for layer, lender, extra in zip(layers[self._owners :], self._borrow_from, extras, strict=False):
             x = layer(x, lent_masks[lender], lent[lender], *(array[:, L - N :] for array in extra))
         return x
+
+    def logits(self, x: Float[mx.array, "B N dim"]) -> Float[mx.array, "B N vocab"]:
+        """What leaves the last layer -> logits."""
+        return self._cap(self.head(self.model.norm(x)))
 
     def head(self, x: Float[mx.array, "*axes dim"]) -> Float[mx.array, "*axes vocab"]:
         """Normed hidden states -> logits, uncapped: by the embedding table, or by a table of its own."""

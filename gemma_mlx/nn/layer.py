@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float
 
-from gemma_mlx.nn.attention import Attention, LayerCache
+from gemma_mlx.nn.attention import Attention, BorrowingAttention, Source
 from gemma_mlx.nn.mask import Mask
 from gemma_mlx.nn.mlp import GeGLU
 from gemma_mlx.nn.norm import Norms
@@ -14,21 +14,27 @@ from gemma_mlx.spec import LayerSpec
 
 
 class SandwichLayer(nn.Module):
-    """x + post(attention(pre(x))), then x + post(mlp(pre(x))): Gemma 2 and 3."""
+    """x + post(attention(pre(x))), then x + post(mlp(pre(x))): Gemma 2, 3 and 4."""
 
     def __init__(self, dim: int, spec: LayerSpec, norms: Norms) -> None:
         super().__init__()
-        self.self_attn = Attention(dim, spec.attention, norms)
-        self.mlp = GeGLU(dim, spec.mlp_dim)
+        attention = Attention if spec.borrows_from is None else BorrowingAttention
+        self.self_attn = attention(dim, spec.attention, norms)
+        self.mlp = GeGLU(dim, spec.mlp_dim, spec.sparsity)
         self.input_layernorm = norms(dim)
         self.post_attention_layernorm = norms(dim)
         self.pre_feedforward_layernorm = norms(dim)
         self.post_feedforward_layernorm = norms(dim)
 
-    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: Source) -> Float[mx.array, "B L dim"]:
         """Adds what the layer has to say to the residual stream."""
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), mask, cache))
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        return x + self.post_feedforward_layernorm(self.feed_forward(x))
+
+    def feed_forward(self, x: Float[mx.array, "B L dim"]) -> Float[mx.array, "B L dim"]:
+        """What stands between the last two norms; it begins with its own."""
+        fed: mx.array = self.mlp(self.pre_feedforward_layernorm(x))
+        return fed
 
 
 class PreNormLayer(nn.Module):
@@ -46,7 +52,7 @@ class PreNormLayer(nn.Module):
         self[mlp_norm] = norms(dim)
         self._mlp_norm = mlp_norm
 
-    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: LayerCache) -> Float[mx.array, "B L dim"]:
+    def __call__(self, x: Float[mx.array, "B L dim"], mask: Mask, cache: Source) -> Float[mx.array, "B L dim"]:
         """Adds what the layer has to say to the residual stream."""
         x = x + self.self_attn(self.input_layernorm(x), mask, cache)
         return x + self.mlp(self[self._mlp_norm](x))

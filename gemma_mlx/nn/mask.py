@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import mlx.core as mx
+from jaxtyping import Integer
 
 Mask = mx.array | Literal["causal"] | None
 
@@ -58,3 +59,31 @@ def text_positions(queries: int, offset: int, padding: mx.array | None) -> mx.ar
     if padding is None:
         return mx.arange(queries)[None] if offset == 0 else None
     return mx.arange(offset, offset + queries) - padding[:, None]
+
+
+def both_ways_mask(
+    length: int, window: int | None, ahead: int | None, lengths: Integer[mx.array, " B"] | None
+) -> mx.array | None:
+    """The mask of one kind of an encoder's layers.
+
+    A query at position q sees the keys k with q - window < k <= q + ahead that are no padding. Padding sees itself, so
+    that no row is without a key.
+
+    Args:
+        length: L, of queries and keys.
+        window: the layer's window, None for all before.
+        ahead: keys seen behind the query's own position, None for all.
+        lengths: tokens in each row, padded on the right; None where there is no padding.
+
+    Returns:
+        None where every query sees every key, or booleans [L L] or [B 1 L L], True where a key is seen.
+    """
+    back = length if window is None else min(window, length)
+    ahead = length if ahead is None else min(ahead, length)
+    if back == length and ahead >= length - 1 and lengths is None:
+        return None
+    q, k = mx.arange(length)[:, None], mx.arange(length)[None]  # [L 1], [1 L]
+    seen = (q < k + back) & (k <= q + ahead)
+    if lengths is None:
+        return seen
+    return (seen & (k < lengths[:, None, None]) | (q == k))[:, None]  # [B 1 L L]

@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -45,6 +45,7 @@ class TensorInfo:
         shape: as stored.
         start: offset of its first byte in the file.
         stop: offset behind its last byte.
+        part: (index, of, axis) where it is one of several equal parts of what is stored.
     """
 
     file: Path
@@ -53,11 +54,19 @@ class TensorInfo:
     shape: tuple[int, ...]
     start: int
     stop: int
+    part: tuple[int, int, int] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return self.stop - self.start
+        return (self.stop - self.start) // (1 if self.part is None else self.part[1])
+
+    def parts(self, count: int, axis: int) -> list[TensorInfo]:
+        """`count` equal parts of it along `axis`; itself, as often, where it cannot be cut so."""
+        if len(self.shape) <= axis or self.shape[axis] % count:
+            return [self] * count
+        shape = (*self.shape[:axis], self.shape[axis] // count, *self.shape[axis + 1 :])
+        return [replace(self, shape=shape, part=(index, count, axis)) for index in range(count)]
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

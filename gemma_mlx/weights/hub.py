@@ -22,7 +22,9 @@ from typing import Final
 from gemma_mlx import registry
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
-from gemma_mlx.weights.files import INDEX, check_folder, check_names
+from gemma_mlx.spec import EncoderSpec
+from gemma_mlx.weights.files import INDEX, SINGLE, check_folder, check_names
+from gemma_mlx.weights.modules import dense_folders
 
 DEMO: Final = "demo"
 DEMO_FOLDER: Final = Path(__file__).resolve().parent.parent / "demo"
@@ -41,6 +43,13 @@ WANTED: Final = (
     "chat_template.jinja",
     "chat_template.json",
     "*processor_config.json",
+    # of embedding models
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
+    "*_Dense/config.json",
+    f"*_Dense/{SINGLE}",
 )
 
 # Memory for each byte of weights: caches and working space come on top. A guess until there is an estimate.
@@ -75,6 +84,7 @@ class Installed:
         nbytes: of its weights' files.
         modified: when config.json came, in seconds since 1970.
         chats: whether a chat template came with it.
+        embeds: whether it makes vectors of texts, and writes none.
     """
 
     name: str
@@ -83,6 +93,7 @@ class Installed:
     nbytes: int
     modified: float
     chats: bool
+    embeds: bool = False
 
 
 def resolve(name: str) -> Path:
@@ -135,7 +146,8 @@ def default_model(limit_bytes: int | None) -> tuple[str, Path, str]:
     """
     from gemma_mlx.weights.load import inspect
 
-    models = sorted(installed(), key=lambda model: (not model.chats, _generation(model), -model.nbytes))
+    writers = [model for model in installed() if not model.embeds]
+    models = sorted(writers, key=lambda model: (not model.chats, _generation(model), -model.nbytes))
     for model in models:
         try:
             needed = inspect(model.folder).memory_bytes() * HEADROOM
@@ -151,6 +163,21 @@ def default_model(limit_bytes: int | None) -> tuple[str, Path, str]:
     )  # fmt: skip
     why = f"{what}, so this is the model in the box: tiny, made to try the program, and no help with real questions."
     return DEMO, resolve(DEMO), why
+
+
+def default_embedder() -> str:
+    """The embedding model to take where none is named: the one that came last to this machine.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    models = sorted((model for model in installed() if model.embeds), key=lambda model: model.modified)
+    if not models:
+        raise ModelNotFoundError(
+            "There is no embedding model on this machine, and none was named.",
+            "Fetch one by its name: gemma embed -m google/embeddinggemma-300m TEXT",
+        )
+    return models[-1].name
 
 
 def _generation(model: Installed) -> int:
@@ -187,7 +214,7 @@ def _scan() -> Iterator[Installed]:
             kind = config.get("model_type")
             if kind not in registry.MODULES:
                 continue
-            registry.match(config)
+            embeds = isinstance(registry.match(config).spec, EncoderSpec)
             files = [path.stat().st_size for path in folder.glob("model*.safetensors")]
             modified = (folder / "config.json").stat().st_mtime
         except (GemmaError, OSError):  # no Gemma we run, or gone while we looked
@@ -196,6 +223,7 @@ def _scan() -> Iterator[Installed]:
             name=name,
             folder=folder,
             model_type=str(kind),
+            embeds=embeds,
             nbytes=sum(files),
             modified=modified,
             chats=_has_template(folder),
@@ -222,6 +250,8 @@ def _is_complete(folder: Path) -> bool:
     if not (folder / "config.json").exists():
         return False
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        return False
+    if not all((path / name).exists() for path in dense_folders(folder) for name in ("config.json", SINGLE)):
         return False
     index = folder / INDEX
     if not index.exists():

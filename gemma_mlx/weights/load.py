@@ -22,9 +22,12 @@ from gemma_mlx.config import read_config
 from gemma_mlx.device import compute_dtype
 from gemma_mlx.errors import InputError, WeightsError
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.registry import Match
+from gemma_mlx.spec import DecoderSpec, EncoderSpec
 from gemma_mlx.weights.files import check_folder, stored_tensors
 from gemma_mlx.weights.header import TensorInfo
+from gemma_mlx.weights.modules import with_head
 from gemma_mlx.weights.quantized import FLOATING, Quantization, plan, quantize, read_table
 
 OnProgress = Callable[[str, int, int], None]
@@ -84,7 +87,7 @@ class Checkpoint:
 class Loaded:
     """A model ready to compute, and where it comes from."""
 
-    model: Decoder
+    model: Decoder | Encoder
     checkpoint: Checkpoint
 
 
@@ -123,7 +126,11 @@ def load(folder: Path, *, dtype: mx.Dtype | None = None) -> Loaded:
     modules, shapes = dict(model.named_modules()), _shapes(model)
     parameters = []
     for parameter, tensor in checkpoint.tensors.items():
-        array = arrays[tensor.file][tensor.name].reshape(shapes[parameter])
+        array = arrays[tensor.file][tensor.name]
+        if tensor.part is not None:
+            index, count, axis = tensor.part
+            array = mx.split(array, count, axis)[index]
+        array = array.reshape(shapes[parameter])
         module = modules[parameter.rpartition(".")[0]]
         if hasattr(module, "from_stored"):
             array = module.from_stored(array)
@@ -178,7 +185,7 @@ def _portions(arrays: Sequence[mx.array], most: int) -> Iterator[list[mx.array]]
     yield portion
 
 
-def _assemble(folder: Path) -> tuple[Checkpoint, Decoder]:
+def _assemble(folder: Path) -> tuple[Checkpoint, Decoder | Encoder]:
     """The checkpoint, and its model with parameters of the right shapes, none of them evaluated."""
     check_folder(folder)
     config = read_config(folder)
@@ -187,8 +194,16 @@ def _assemble(folder: Path) -> tuple[Checkpoint, Decoder]:
     table = read_table(config, names)
     stored = stored_tensors(folder)
     tensors = {parameter: stored.tensors[name] for name, parameter in names.translate(stored.tensors).items()}
+    for parameter in [parameter for parameter in tensors if names.parts(parameter) is not None]:
+        pieces, axis = names.parts(parameter) or ((), 0)
+        tensors |= dict(zip(pieces, tensors.pop(parameter).parts(len(pieces), axis), strict=True))
     unread = dict(stored.unread) | {name: why for name in stored.tensors if (why := names.why_unread(name)) is not None}
     spec = match.spec
+    if isinstance(spec, EncoderSpec):
+        spec, tensors, aside = with_head(folder, spec, tensors)
+        unread |= aside
+    for parameter in _borrowed(spec, tensors):
+        unread[tensors.pop(parameter).name] = "its layer borrows the keys and values of another"
     _check_layers(len(spec.layers), tensors)
     if spec.tied_head and f"{_HEAD}weight" in tensors:
         head = {parameter: tensor for parameter, tensor in tensors.items() if parameter.startswith(_HEAD)}
@@ -284,6 +299,13 @@ def _dtypes(parameter: str, quantization: Mapping[str, Quantization | None]) -> 
     if name == "weight":
         return ("U32",)
     return FLOATING if how.mode == "affine" else ("U8",)
+
+
+def _borrowed(spec: DecoderSpec, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Keys' and values' tensors of layers that have none: published files hold them all the same."""
+    layers = {str(index) for index, layer in enumerate(spec.layers) if layer.borrows_from is not None}
+    own = re.compile(r"model\.layers\.(\d+)\.self_attn\.[kv]_(proj|norm)\.")
+    return [name for name in tensors if (found := own.match(name)) is not None and found[1] in layers]
 
 
 def _embedding_of(head: str) -> str:

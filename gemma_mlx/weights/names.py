@@ -18,18 +18,28 @@ class Names:
     """How one architecture's checkpoints name their tensors.
 
     Attributes:
-        rename: (pattern, replacement) in order; the first pattern that matches from the start applies.
+        rename: (pattern, replacement), applied in order to the start of a name.
         unread: pattern -> why tensors it matches are left on the disk.
+        split: (pattern, replacements, axis) over our names: one stored tensor that is several of our parameters, in
+            equal parts along an axis.
         publish: (pattern, replacement), from our name to the one that published checkpoints have.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
+    split: tuple[tuple[str, tuple[str, ...], int], ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
 
     def parameter(self, name: str) -> str:
         """The parameter, or the module path, that the file calls `name`."""
         return _renamed(self.rename, name)
+
+    def parts(self, parameter: str) -> tuple[tuple[str, ...], int] | None:
+        """The parameters that the stored tensor `parameter` is made of, and the axis; None where it is one itself."""
+        for pattern, replacements, axis in self.split:
+            if found := re.fullmatch(pattern, parameter):
+                return tuple(found.expand(replacement) for replacement in replacements), axis
+        return None
 
     def published(self, parameter: str) -> str:
         """What published checkpoints call `parameter`: the inverse of `parameter`, for writing."""
@@ -60,9 +70,7 @@ class Names:
 
 def _renamed(table: tuple[tuple[str, str], ...], name: str) -> str:
     for pattern, replacement in table:
-        renamed, count = re.subn(r"\A" + pattern, replacement, name, count=1)
-        if count:
-            return renamed
+        name = re.sub(r"\A" + pattern, replacement, name, count=1)
     return name
 
 
@@ -82,4 +90,54 @@ GEMMA3: Final = Names(
     | dict.fromkeys(
         (r"(model\.)?vision_tower\.", r"(model\.)?multi_modal_projector\."), "pictures are not read by this version"
     ),
+)
+
+_TOWERS: Final = dict.fromkeys(
+    (
+        r"(model\.)?(vision_tower|vision_embedder|embed_vision)\.",
+        r"(model\.)?(audio_tower|embed_audio)\.",
+    ),
+    "pictures and sound are not read by this version",
+)
+
+# mlx-lm's text models, published files, and the first again under the prefix that mlx-vlm gives them.
+_LANGUAGE: Final = (
+    (r"language_model\.model\.", "model."),
+    (r"language_model\.lm_head\.", "lm_head."),
+    (r"model\.language_model\.", "model."),
+)
+
+GEMMA3N: Final = Names(rename=_LANGUAGE, unread=_BUFFERS | _TOWERS, publish=((r"model\.", "model.language_model."),))
+
+# Published files fuse each expert's gate and up; mlx-lm's keep them apart under `switch_glu`.
+GEMMA4: Final = Names(
+    rename=(
+        *_LANGUAGE,
+        (r"(.*\.experts)\.switch_glu\.", r"\1."),
+        (r"(.*\.experts\.down_proj)\Z", r"\1.weight"),
+    ),
+    unread=_BUFFERS | _TOWERS,
+    split=((r"(.*\.experts)\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight"), 1),),
+    publish=((r"(.*\.experts)\.", r"\1.switch_glu."),),
+)
+
+# Published files have no prefix, those of MLX programs "model."; these also hold the linear maps, as `dense`.
+EMBEDDING_GEMMA: Final = Names(rename=((r"(?=(layers|embed_tokens|norm)\.)", "model."),), unread=_BUFFERS)
+
+EMBEDDING_GEMMA2: Final = Names(
+    rename=(
+        (r"(model\.)?language_model\.embedding_projection\.", "dense.0."),
+        (r"(model\.)?language_model\.(ple\.)?", "model."),
+        (r"(model\.layers\.\d+)\.ple_block\.", r"\1."),
+    ),
+    publish=(
+        (r"dense\.0\.", "language_model.embedding_projection."),
+        (r"model\.per_layer_", "language_model.ple.per_layer_"),
+        (
+            r"(model\.layers\.\d+)\.(per_layer_input_gate|per_layer_projection|post_per_layer_input_norm)\.",
+            r"\1.ple_block.\2.",
+        ),
+        (r"model\.", "language_model."),
+    ),
+    unread=_BUFFERS | _TOWERS,
 )

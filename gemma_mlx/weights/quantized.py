@@ -218,17 +218,18 @@ def _module(
 
 
 def _from_shapes(path: str, shape: Sequence[int], weight: TensorInfo, scales: TensorInfo) -> Quantization:
-    """The one quantization under which a matrix of `shape` has a weight and scales of these shapes."""
-    rows, columns = shape
+    """The one quantization under which a matrix of `shape`, or one for each expert, has these weights and scales."""
+    *rows, columns = shape
     wrong = _contradiction(
         path,
         f"a weight of {weight.dtype} {list(weight.shape)} with scales of {scales.dtype} {list(scales.shape)} fits no "
-        f"quantization of a matrix [{rows}, {columns}]",
+        f"quantization of a matrix {list(shape)}",
     )
-    if weight.dtype != "U32" or len(weight.shape) != 2 or len(scales.shape) != 2:
+    if weight.dtype != "U32" or not len(shape) == len(weight.shape) == len(scales.shape):
         raise wrong
-    codes, groups = weight.shape[1], scales.shape[1]
-    if weight.shape[0] != rows or scales.shape[0] != rows or not groups or columns % groups or codes * 32 % columns:
+    codes, groups = weight.shape[-1], scales.shape[-1]
+    fits = list(weight.shape[:-1]) == list(scales.shape[:-1]) == rows
+    if not fits or not groups or columns % groups or codes * 32 % columns:
         raise wrong
     bits, group_size = codes * 32 // columns, columns // groups
     if scales.dtype in FLOATING:

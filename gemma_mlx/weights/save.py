@@ -1,4 +1,7 @@
-"""A model -> a folder in the Hugging Face layout, which `load`, transformers and mlx-lm read."""
+"""A model -> a folder in the Hugging Face layout, which `load`, transformers and mlx-lm read.
+
+One exception: mlx-lm demands the unused keys and values of Gemma 3n's borrowing layers, which are not written.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ import mlx.nn as nn
 from gemma_mlx import registry
 from gemma_mlx.errors import InputError
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.weights.files import INDEX, SINGLE
 from gemma_mlx.weights.load import named_parameters
 from gemma_mlx.weights.quantized import Mode, Quantization, leaves
@@ -29,7 +33,7 @@ SAVED_DTYPES: Final[Mapping[mx.Dtype, str]] = {mx.bfloat16: "bfloat16", mx.float
 
 def save_checkpoint(
     folder: Path,
-    model: Decoder,
+    model: Decoder | Encoder,
     config: Mapping[str, Any],
     *,
     dtype: mx.Dtype = mx.bfloat16,

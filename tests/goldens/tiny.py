@@ -98,20 +98,158 @@ MODELS: dict[str, tuple[type, type, dict[str, Any]]] = {
     ),
 }
 
+_GEMMA4: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 20,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "sliding_window": WINDOW,
+    "final_logit_softcapping": 2.0,
+    "rope_parameters": {
+        SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+        FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 5000.0},
+    },
+}
+_CLASSES4 = (transformers.Gemma4TextConfig, transformers.Gemma4ForCausalLM)
+
+MODELS |= {
+    # E2B, E4B: per-layer embeddings, borrowed keys and values, wide feed-forward in the borrowers
+    "gemma4_e": (
+        *_CLASSES4,
+        _GEMMA4
+        | {
+            "num_hidden_layers": 5,
+            "num_key_value_heads": 2,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": VOCAB,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL],
+        },
+    ),
+    # 31B, 12B: values that are the keys, fewer heads for them in full layers
+    "gemma4_dense": (
+        *_CLASSES4,
+        _GEMMA4
+        | {
+            "num_hidden_layers": 4,
+            "num_key_value_heads": 2,
+            "num_global_key_value_heads": 1,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "layer_types": [SLIDING, FULL, SLIDING, FULL],
+        },
+    ),
+    # 26B-A4B: experts beside the dense feed-forward
+    "gemma4_moe": (
+        *_CLASSES4,
+        _GEMMA4
+        | {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "num_global_key_value_heads": 1,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 16,
+            "layer_types": [SLIDING, FULL, FULL],
+        },
+    ),
+}
+
+MODELS["gemma3n_text"] = (
+    transformers.Gemma3nTextConfig,
+    transformers.Gemma3nForCausalLM,
+    {
+        "hidden_size": 32,
+        "intermediate_size": [20, 12, 28, 16, 24],
+        "num_hidden_layers": 5,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": WINDOW,
+        "final_logit_softcapping": 2.0,
+        "layer_types": [FULL, SLIDING, SLIDING, FULL, SLIDING],
+        "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.0, 0.9, 0.6, 0.75, 0.0],
+        "altup_num_inputs": 3,
+        "laurel_rank": 7,
+        "hidden_size_per_layer_input": 6,
+        "vocab_size_per_layer_input": VOCAB - 16,  # ids beyond it occur in the text
+        "rope_parameters": {
+            SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+            FULL: {"rope_type": "default", "rope_theta": 5000.0},
+        },
+    },
+)
+
+
+def _embedding_gemma2_config(**values: Any) -> Any:
+    """Text alone: without towers for pictures and sound."""
+    return transformers.EmbeddingGemma2Config(text_config=values)
+
+
+# Encoders: their goldens are vectors, made by make_encoder_goldens.py.
+ENCODERS: dict[str, tuple[Any, type, dict[str, Any]]] = {
+    "embeddinggemma": (
+        transformers.Gemma3TextConfig,
+        transformers.Gemma3TextModel,
+        {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "query_pre_attn_scalar": 9,
+            "sliding_window": 2 * (WINDOW - 1),  # itself and 4 on either side
+            "use_bidirectional_attention": True,
+            "layer_types": [SLIDING, FULL, SLIDING],
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+                FULL: {"rope_type": "default", "rope_theta": 5000.0},
+            },
+        },
+    ),
+    "embedding_gemma2": (
+        _embedding_gemma2_config,
+        transformers.EmbeddingGemma2Model,
+        {
+            "hidden_size": 32,
+            "intermediate_size": 20,
+            "head_dim": 8,
+            "global_head_dim": 16,
+            "num_hidden_layers": 5,
+            "num_key_value_heads": 2,
+            "num_global_key_value_heads": 1,
+            "sliding_window": WINDOW - 1,  # the radius
+            "hidden_size_per_layer_input": 6,
+            "embedding_dim": 36,
+            "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL],
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 300.0},
+                FULL: {"rope_type": "default", "rope_theta": 5000.0},
+            },
+        },
+    ),
+}
+
 
 def build(name: str, seed: int = 0, **changes: Any) -> Any:
     """A random float32 model; `changes` replace config values."""
-    config_class, model_class, values = MODELS[name]
+    config_class, model_class, values = (MODELS | ENCODERS)[name]
     config = config_class(**{**COMMON, **values, **changes})
     # Scores can only be capped by the eager kernel.
     model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
+            # Norm weights are around 1 from Gemma 3n on, and around 0 before.
+            centre = 1.0 if parameter.dim() == 1 and parameter.mean() > 0.5 else 0.0
             scale = 0.4 if parameter.dim() == 1 else 1.5 * parameter.shape[-1] ** -0.5
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+            parameter.copy_(centre + torch.randn(parameter.shape, generator=generator) * scale)
             if parameter_name.endswith("recurrent_param"):
                 parameter.sub_(3)  # states that last for some ten tokens; around 0 they are gone after one
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("layer_scalar"):
+                buffer.copy_(0.6 + 0.6 * torch.rand(buffer.shape, generator=generator))
     return model
 
 

@@ -19,7 +19,17 @@ from gemma_mlx.gemma import Gemma
 from gemma_mlx.nn.decoder import Decoder
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
-ARCHITECTURES = ("gemma", "gemma2", "gemma3_text", "recurrent_gemma", "vaultgemma")
+ARCHITECTURES = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "recurrent_gemma",
+    "vaultgemma",
+    "gemma3n_text",
+    "gemma4_e",
+    "gemma4_dense",
+    "gemma4_moe",
+)
 WINDOW = 5
 LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 1)
 CHUNKS = (1, 2, 3, WINDOW + 2, 3 * WINDOW)

@@ -1,0 +1,81 @@
+"""The flags that several commands share, and how they become fields of Options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from gemma_mlx.errors import InputError
+
+MODEL_HELP = (
+    "A folder, a name on Hugging Face, or demo; the newest Gemma on this machine that fits where none is named."
+)
+
+ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP, show_default=False)]
+AlsoModel = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help="The same as MODEL.", show_default=False)
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", "-s", metavar="TEXT", help="Instructions before the first message.", show_default=False),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", "-t", metavar="X", help="0 always takes the likeliest token.", show_default=False),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option("--top-k", metavar="N", help="Keep the N likeliest tokens; 0 keeps all.", show_default=False),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", metavar="X", help="Keep the likeliest tokens that together reach X.", show_default=False),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", metavar="X", help="Drop tokens below X times the likeliest.", show_default=False),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option("--repetition-penalty", metavar="X", help="Above 1 discourages repeating.", show_default=False),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="Makes the answer repeatable on this machine.", show_default=False),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", "-n", metavar="N", help="End an answer after N tokens.", show_default=False),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End an answer before TEXT; may be given again.", show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def one_model(argument: str | None, option: str | None) -> str | None:
+    """The model that was named, in whichever way.
+
+    Raises:
+        InputError: two different ones were named.
+    """
+    if argument is not None and option is not None and argument != option:
+        raise InputError(f"Two models are named, {argument!r} and {option!r}.", "Name one of them.")
+    name = argument if argument is not None else option
+    if name is not None and not name.strip():
+        raise InputError("The model's name is empty.", "Leave it out to take the model gemma finds, or name a folder.")
+    return name
+
+
+def stated(**values: Any) -> dict[str, Any]:
+    """The options that were given; the checkpoint decides about the others."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if "stop" in given:
+        given["stop"] = tuple(given["stop"])
+        if not given["stop"]:
+            del given["stop"]
+    return given

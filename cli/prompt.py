@@ -1,0 +1,92 @@
+"""`gemma prompt`: one question, one answer; made for pipes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from gemma_mlx.cli import options as flags
+from gemma_mlx.cli.console import INTERRUPTED, interrupts, is_terminal, say
+from gemma_mlx.cli.line import utf8
+from gemma_mlx.cli.opening import open_session
+from gemma_mlx.cli.render.answer import figures, show_answer
+from gemma_mlx.errors import InputError
+from gemma_mlx.generate.events import Done
+
+STDIN = "-"
+
+
+def prompt(
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="TEXT", help="The question; - or nothing reads it from stdin.", show_default=False),
+    ] = None,
+    model: flags.ModelOption = None,
+    system: flags.System = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it stands: for pretrained models.")] = False,
+    as_json: flags.Json = False,
+    temperature: flags.Temperature = None,
+    top_k: flags.TopK = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    repetition_penalty: flags.RepetitionPenalty = None,
+    seed: flags.Seed = None,
+    max_tokens: flags.MaxTokens = None,
+    stop: flags.Stop = None,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Ask one thing and print the answer.
+
+    Text on stdin comes along: it follows the question after a blank line. With --json one object is printed, with
+    model, text, finish_reason (stop, length or cancelled) and stats.
+    """
+    if raw and system is not None:
+        raise InputError("--raw continues bare text, and --system needs a conversation.", "Leave one of them out.")
+    question = whole_prompt(text)
+    session = open_session(
+        flags.one_model(model, None),
+        system=system,
+        quiet=quiet,
+        **flags.stated(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            seed=seed, max_tokens=max_tokens, stop=stop,
+        ),
+    )  # fmt: skip
+    ask = session.complete if raw else session.send
+    with interrupts(session.cancel) as pressed:
+        if as_json:
+            end = [event for event in ask(question) if isinstance(event, Done)][-1]
+            print(json.dumps(as_object(session.name, end), ensure_ascii=False))
+        else:
+            end = show_answer(ask(question), session, pressed, quiet=quiet)
+    if is_terminal(sys.stderr) and not quiet:
+        say(f"[{figures(end.stats)}]", dim=True)
+    if end.reason == "cancelled":
+        raise typer.Exit(INTERRUPTED)
+
+
+def whole_prompt(text: str | None) -> str:
+    """The argument, stdin, or the argument, a blank line, and stdin.
+
+    Raises:
+        InputError: there is nothing in either, or stdin is not UTF-8.
+    """
+    if text == STDIN:
+        text = None
+    elif text is None and sys.stdin.isatty():
+        raise InputError("There is no prompt.", 'gemma prompt "What is a window?", or some text on stdin.')
+    piped = ""
+    if text is None or not sys.stdin.isatty():
+        piped = utf8(sys.stdin.buffer.read(), "stdin")
+    parts = [part for part in (text, piped.rstrip("\n")) if part is not None and part.strip()]
+    if not parts:
+        raise InputError("The prompt is empty.", 'gemma prompt "What is a window?", or some text on stdin.')
+    return "\n\n".join(parts)
+
+
+def as_object(model: str, end: Done) -> dict[str, Any]:
+    """What `--json` prints; the keys are stable."""
+    return {"model": model, "text": end.text, "finish_reason": end.reason, "stats": end.stats.to_json()}

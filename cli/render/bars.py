@@ -1,0 +1,96 @@
+"""Progress of what takes over a second: one line on stderr that goes away again, on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Final
+
+from gemma_mlx.cli.console import columns, is_terminal
+
+PATIENCE_SECONDS: Final = 1.0
+BETWEEN_SECONDS: Final = 0.1
+_CELLS: Final = 20
+
+
+class Progress:
+    """A line that appears when something has taken a second, follows it, and is erased at the end.
+
+    MLX computes for seconds between two calls, so the first line comes from a timer.
+
+    Args:
+        quiet: draw nothing, whatever happens.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._enabled = not quiet and is_terminal(sys.stderr)
+        self._lock = threading.Lock()
+        self._text = ""
+        self._drawn = ""
+        self._at = 0.0
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Progress:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begins the second of patience."""
+        if self._enabled:
+            self._timer = threading.Timer(PATIENCE_SECONDS, self._draw)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Erases the line. It may start again."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        with self._lock:
+            if self._drawn:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+            self._drawn = self._text = ""
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Bytes of a model that are in memory."""
+        self._show("Loading" if what == "weights" else f"Loading {what}", done, total, f"{total / 1e9:.1f} GB")
+
+    def reading(self, done: int, total: int) -> None:
+        """Tokens of a prompt that have been read."""
+        self._show("Reading", done, total, f"{total:,} tokens")
+
+    def embedding(self, done: int, total: int) -> None:
+        """Texts that have their vectors."""
+        self._show("Embedding", done, total, f"{total:,} texts")
+
+    def measuring(self, done: int, total: int) -> None:
+        """Runs of a measurement."""
+        self._show("Measuring", done, total, f"{total} runs")
+
+    def _show(self, what: str, done: int, total: int, size: str) -> None:
+        self._text = line(what, done, total, size, columns())
+        timer = self._timer
+        if timer is not None and not timer.is_alive() and time.monotonic() - self._at > BETWEEN_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        with self._lock:
+            text = self._text or "Loading"
+            if self._timer is not None and text != self._drawn:
+                sys.stderr.write(f"\r\x1b[K{text}")
+                sys.stderr.flush()
+                self._drawn, self._at = text, time.monotonic()
+
+
+def line(what: str, done: int, total: int, size: str, width: int) -> str:
+    """`Loading  45% of 2.1 GB  ########------------`, shorter where the terminal is narrow."""
+    share = done / total if total else 0.0
+    text = f"{what} {share:4.0%} of {size}"
+    filled = round(share * _CELLS)
+    bar = f"  {'#' * filled}{'-' * (_CELLS - filled)}"
+    return (text + bar if len(text + bar) < width else text)[: max(width - 1, 0)]

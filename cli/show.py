@@ -1,0 +1,156 @@
+"""`gemma show`: what a checkpoint is, from its config and headers. No weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from gemma_mlx.cli import options as flags
+from gemma_mlx.cli.opening import found
+from gemma_mlx.cli.render.layers import layers
+from gemma_mlx.cli.render.tables import pairs, size, width
+from gemma_mlx.errors import GemmaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gemma_mlx.weights.load import Checkpoint
+
+
+def show(
+    model: flags.ModelArgument = None,
+    also_model: flags.AlsoModel = None,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Show what a model is: its layers, its files, its real bits per weight.
+
+    Reads config.json and the headers of the files, and no weights. With --json one object is printed: model, folder,
+    model_type, weights, bytes, bits_per_weight, memory_bytes, files, spec, runs (of equal layers), stored (how, with
+    bytes and modules), unread (name and reason) and text (template, stop_tokens, defaults, or error).
+    """
+    from gemma_mlx.weights.load import inspect
+
+    name, folder = found(flags.one_model(model, also_model), quiet=quiet)
+    facts = describe(name, inspect(folder))
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else drawn(facts, width()))
+
+
+def describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `--json` prints; the keys are stable."""
+    files = Counter[str]()
+    for tensor in checkpoint.tensors.values():
+        files[tensor.file.name] += tensor.nbytes
+    return {
+        "model": name,
+        "folder": str(checkpoint.folder),
+        "model_type": checkpoint.match.model_type,
+        "weights": checkpoint.weights,
+        "bytes": checkpoint.nbytes,
+        "bits_per_weight": checkpoint.bits_per_weight,
+        "memory_bytes": checkpoint.memory_bytes(),
+        "files": [{"name": file, "bytes": nbytes} for file, nbytes in sorted(files.items())],
+        "spec": asdict(checkpoint.match.spec),
+        "runs": [
+            {"first": first, "last": last, **asdict(layer)} for first, last, layer in checkpoint.match.spec.runs()
+        ],
+        "stored": stored(checkpoint),
+        "unread": dict(checkpoint.unread),
+        "text": text(checkpoint.folder),
+    }
+
+
+def stored(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """How the tensors are stored: for each way, the modules of each kind and their bytes."""
+    ways: dict[str, tuple[Counter[str], list[int]]] = {}
+    for parameter, tensor in checkpoint.tensors.items():
+        path, _, leaf = parameter.rpartition(".")
+        how = checkpoint.quantization.get(path)
+        kinds, nbytes = ways.setdefault(tensor.dtype if how is None or leaf == "bias" else str(how), (Counter(), []))
+        kinds[path.rpartition(".")[2]] += leaf == "weight"
+        nbytes.append(tensor.nbytes)
+    return [
+        {"how": how, "bytes": sum(nbytes), "modules": sum(kinds.values()), "kinds": dict(kinds)}
+        for how, (kinds, nbytes) in ways.items()
+    ]
+
+
+def text(folder: Path) -> dict[str, Any]:
+    """Where the chat template comes from and what ends an answer; `error` where the tokenizer is no good."""
+    from gemma_mlx.processor import Processor
+
+    try:
+        processor = Processor(folder)
+    except GemmaError as error:
+        return {"error": error.message}
+    tokenizer = processor.tokenizer
+    return {
+        "tokens": tokenizer.vocab_size,
+        "template": processor.template.source,
+        "stop_tokens": {str(id): tokenizer.decode([id], control=True) for id in sorted(processor.stop_ids)},
+        "defaults": processor.defaults,
+    }
+
+
+def drawn(facts: dict[str, Any], fit: int | None) -> str:
+    """The facts as text, `fit` columns wide."""
+    spec, words = facts["spec"], facts["text"]
+    parts = [f"{len(facts['files'])} file{'s' if len(facts['files']) > 1 else ''}", size(facts["bytes"])]
+    cap = "" if spec["logit_softcap"] is None else f"; logits capped at {spec['logit_softcap']:g}"
+    rows = [
+        ("model", facts["model"]),
+        ("folder", facts["folder"]),
+        ("architecture", facts["model_type"]),
+        ("weights", f"{facts['weights']:,} in {', '.join(parts)}: {facts['bits_per_weight']:.2f} bits per weight"),
+        ("memory", f"{size(facts['memory_bytes'])} for the weights on this machine"),
+        ("context", f"{spec['context']:,} tokens"),
+        (
+            "vocabulary",
+            f"{spec['vocab']:,} entries" + (", head tied to it" if spec["tied_head"] else ", head of its own"),
+        ),
+        (
+            "width",
+            f"{spec['dim']:,}; embeddings times {spec['embed_scale']:g}; norms with epsilon {spec['norm_eps']:g}{cap}",
+        ),
+    ]
+    if per_layer := spec["per_layer"]:
+        rows.append(("per layer", f"an embedding {per_layer['dim']:,} wide of {per_layer['vocab']:,} tokens"))
+    if altup := spec["altup"]:
+        rows.append(("streams", f"{altup['streams']}, of which each layer computes one and predicts the others"))
+    if "error" in words:
+        rows.append(("tokenizer", f"unusable: {words['error']}"))
+    else:
+        stops = ", ".join(f"{token or 'unnamed'} ({id})" for id, token in words["stop_tokens"].items())
+        defaults = ", ".join(f"{name} {value}" for name, value in words["defaults"].items())
+        rows += [
+            ("tokenizer", f"{words['tokens']:,} tokens"),
+            ("template", "from the checkpoint" if words["template"] == "checkpoint" else "Gemma's own, built in"),
+            ("stops at", stops),
+            ("defaults", defaults),
+        ]
+    blocks = [pairs(rows, fit), layers(facts["runs"], fit), _stored(facts["stored"], fit)]
+    if facts["unread"]:
+        blocks.append("not read:\n" + pairs(_unread(facts["unread"]), fit))
+    return "\n\n".join(blocks)
+
+
+def _unread(unread: dict[str, str]) -> list[tuple[str, str]]:
+    """One row for each reason: the first tensor's name and how many more there are."""
+    names: dict[str, list[str]] = {}
+    for name, why in unread.items():
+        names.setdefault(why, []).append(name)
+    return [(f"  {some[0]}" + (f" and {len(some) - 1:,} more" if some[1:] else ""), why) for why, some in names.items()]
+
+
+def _stored(ways: list[dict[str, Any]], fit: int | None) -> str:
+    rows = [
+        (way["how"], f"{size(way['bytes'])} in {way['modules']:,} modules: {', '.join(_kinds(way['kinds']))}")
+        for way in ways
+    ]
+    return pairs(rows, fit)
+
+
+def _kinds(kinds: dict[str, int]) -> list[str]:
+    return [kind if count == 1 else f"{count} {kind}" for kind, count in kinds.items() if count]
