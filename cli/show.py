@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gemma_mlx.cli import options as flags
 from gemma_mlx.cli.opening import found
-from gemma_mlx.cli.render.tables import pairs, size, table, width
+from gemma_mlx.cli.render.layers import layers
+from gemma_mlx.cli.render.tables import pairs, size, width
 from gemma_mlx.errors import GemmaError
 
 if TYPE_CHECKING:
@@ -135,48 +136,12 @@ def drawn(facts: dict[str, Any], fit: int | None) -> str:
     return "\n\n".join(blocks)
 
 
-def layers(runs: list[dict[str, Any]], fit: int | None) -> str:
-    """A table with a row for each run of equal layers."""
-    rows = []
-    for run in runs:
-        attention, rope, experts = run["attention"], run["attention"]["rope"], run["experts"]
-        rows.append(
-            (
-                str(run["first"]) if run["first"] == run["last"] else f"{run['first']}-{run['last']}",
-                f"sliding {attention['window']:,}" if attention["window"] else "full",
-                f"{attention['heads']} x {attention['head_dim']}",
-                _keys(run),
-                f"{attention['scale']:.4g}",
-                f"{rope['theta']:,.0f}"
-                + ("" if rope["scale"] == 1 else f" / {1 / rope['scale']:g}")
-                + ("" if rope["turning"] == 1 else f", {rope['turning']:.0%}"),
-                "" if attention["softcap"] is None else f"{attention['softcap']:g}",
-                "yes" if attention["qk_norm"] else "",
-                "yes" if attention["bias"] else "",
-                f"{run['mlp_dim']:,}" + (f", {run['sparsity']:.0%} cut" if run["sparsity"] else ""),
-                "" if experts is None else f"{experts['top_k']} of {experts['count']} x {experts['mlp_dim']:,}",
-            )
-        )
-    headers = ("layers", "attention", "queries", "keys", "scale", "rope", "cap", "qk norm", "bias", "mlp", "experts")
-    return table(headers, rows, fit)
-
-
 def _unread(unread: dict[str, str]) -> list[tuple[str, str]]:
     """One row for each reason: the first tensor's name and how many more there are."""
     names: dict[str, list[str]] = {}
     for name, why in unread.items():
         names.setdefault(why, []).append(name)
     return [(f"  {some[0]}" + (f" and {len(some) - 1:,} more" if some[1:] else ""), why) for why, some in names.items()]
-
-
-def _keys(run: dict[str, Any]) -> str:
-    """Heads and width of the keys, and whose they are where they are not the layer's own."""
-    if run["borrows_from"] is not None:
-        return f"of layer {run['borrows_from']}"
-    attention = run["attention"]
-    return f"{attention['kv_heads']} x {attention['head_dim']}" + (
-        ", values too" if attention["keys_as_values"] else ""
-    )
 
 
 def _stored(ways: list[dict[str, Any]], fit: int | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast
 
@@ -109,6 +110,10 @@ class Config:
         self._values = dict(defaults or {}) | dict(values)
         self._where = where
         self._read: set[str] = set()
+
+    def default(self, **values: Any) -> None:
+        """Values for absent keys, where no file of an architecture has them."""
+        self._values = values | self._values
 
     def raw(self, key: str, default: Any = _REQUIRED) -> Any:
         """The value under `key` as JSON gave it; `default` where it is absent."""
@@ -233,7 +238,7 @@ class Config:
             raise self._bad("layer_types", kinds, f"a list of {layers} entries, each {allowed[0]!r} or {allowed[1]!r}")
         return tuple(kinds)
 
-    def ropes(self, *, local_default: float | None) -> dict[LayerType, Rope]:
+    def ropes(self, *, local_default: float | None, span: float | None = None) -> dict[LayerType, Rope]:
         """The rotation of full and of sliding layers.
 
         Spelled as `rope_parameters` (one for all, or one per kind of layer), or as `rope_theta`, `rope_scaling` and
@@ -241,19 +246,23 @@ class Config:
 
         Args:
             local_default: theta of sliding layers where no key states it; None where both kinds share one rotation.
+            span: the part of a head that rotates where no `partial_rotary_factor` states it; None where heads always
+                rotate whole, and that key must not be there.
         """
         new = self.raw("rope_parameters", None)
+        if span is not None:
+            span = self.number("partial_rotary_factor", span, high=1.0)
         if new is not None:
             section = self.section("rope_parameters")
             # transformers 5 may repeat the old keys beside the new ones; the new ones win there, and here.
             for key in ("rope_theta", "rope_scaling", "rope_local_base_freq"):
                 self.raw(key, None)
             if "full_attention" not in new and "sliding_attention" not in new:
-                rope = _rope(section)
+                rope = _rope(section, span)
                 return {"full_attention": rope, "sliding_attention": rope}
             ropes: dict[LayerType, Rope] = {
-                "full_attention": _rope(section.section("full_attention")),
-                "sliding_attention": _rope(section.section("sliding_attention")),
+                "full_attention": _rope(section.section("full_attention"), span),
+                "sliding_attention": _rope(section.section("sliding_attention"), span),
             }
             section.finish()
             return ropes
@@ -263,13 +272,13 @@ class Config:
             scaling = self.section("rope_scaling")
             scale = _linear_scale(scaling)
             scaling.finish()
-        full = Rope(theta=theta, scale=scale)
+        full = Rope(theta=theta, scale=scale, span=span or 1.0)
         local = self.raw("rope_local_base_freq", None)
         if local is None and local_default is None:
             return {"full_attention": full, "sliding_attention": full}
         return {
             "full_attention": full,
-            "sliding_attention": Rope(theta=self.number("rope_local_base_freq", local_default)),
+            "sliding_attention": replace(full, theta=self.number("rope_local_base_freq", local_default), scale=1.0),
         }
 
     def full_heads(self, kinds: Sequence[LayerType], head_dim: int, kv_heads: int) -> dict[int, tuple[int, int]]:
@@ -304,12 +313,14 @@ class Config:
             self.one_of(key, ("gelu_pytorch_tanh", "gelu", "gelu_tanh", None), None)
 
 
-def _rope(section: Config) -> Rope:
+def _rope(section: Config, span: float | None) -> Rope:
     theta, scale, turning = section.number("rope_theta"), _linear_scale(section), 1.0
-    if section.raw("rope_type", None) == "proportional":
+    if span is not None:
+        span = section.number("partial_rotary_factor", span, high=1.0)
+    elif section.raw("rope_type", None) == "proportional":
         turning = section.number("partial_rotary_factor", 1.0, high=1.0)
     section.finish()
-    return Rope(theta=theta, scale=scale, turning=turning)
+    return Rope(theta=theta, scale=scale, turning=turning, span=span or 1.0)
 
 
 def _linear_scale(section: Config) -> float:

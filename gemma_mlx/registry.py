@@ -29,6 +29,7 @@ MODULES: Final[Mapping[str, str]] = {
     "gemma4_text": "gemma_mlx.models.gemma4_text",
     "gemma4_unified": "gemma_mlx.models.gemma4",
     "gemma4_unified_text": "gemma_mlx.models.gemma4_text",
+    "recurrent_gemma": "gemma_mlx.models.recurrent_gemma",
     "vaultgemma": "gemma_mlx.models.vaultgemma",
 }
 
@@ -38,7 +39,7 @@ BOTH_WAYS: Final[Mapping[str, str]] = {"gemma3_text": "gemma_mlx.models.embeddin
 # Gemmas this version knows by name and does not run yet.
 NOT_YET: Final[frozenset[str]] = frozenset(
     (
-        "gemma4_assistant", "gemma4_unified_assistant", "recurrent_gemma", "paligemma", "shieldgemma2", "t5gemma",
+        "gemma4_assistant", "gemma4_unified_assistant", "paligemma", "shieldgemma2", "t5gemma",
         "t5gemma2", "diffusion_gemma",
     )
 )  # fmt: skip

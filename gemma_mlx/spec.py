@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +21,14 @@ class Rope:
         scale: factor on the positions; linear scaling by 8 is 1 / 8.
         turning: the fraction of the pairs that rotate, the fastest ones; the others stand still (Gemma 4's
             "proportional" RoPE, config `partial_rotary_factor`).
+        span: the fraction of a head, from its first dimension on, that is rotated as if it were a whole head; the rest
+            carries no position (RecurrentGemma, config `partial_rotary_factor`).
     """
 
     theta: float
     scale: float = 1.0
     turning: float = 1.0
+    span: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class AttentionSpec:
         v_norm: whether values pass an RMS norm without a weight.
         keys_as_values: whether values are the projected keys, before norm and rotation (config `attention_k_eq_v`).
         bias: whether q, k, v and o have biases (config `attention_bias`).
+        out_bias: whether o has one, where it differs from the others.
     """
 
     heads: int
@@ -58,6 +63,7 @@ class AttentionSpec:
     v_norm: bool = False
     keys_as_values: bool = False
     bias: bool = False
+    out_bias: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,36 @@ class LayerSpec:
     experts: ExpertsSpec | None = None
     sparsity: float = 0.0
     laurel_rank: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrenceSpec:
+    """A real-gated linear recurrent unit behind a short causal convolution (Griffin, arXiv 2402.19427, section 2.4).
+
+    Attributes:
+        width: of the state (config `lru_width`).
+        heads: blocks on the diagonal of the gates' matrices (config `num_attention_heads`).
+        taps: positions the convolution sees, its own included (config `conv1d_width`).
+    """
+
+    width: int
+    heads: int
+    taps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentLayerSpec:
+    """One decoder layer that keeps a state of constant size where others keep keys and values.
+
+    Attributes:
+        recurrence: what stands where others attend.
+        mlp_dim: width of the GeGLU behind it.
+        borrows_from: None, as it has nothing to borrow and nothing to lend.
+    """
+
+    recurrence: RecurrenceSpec
+    mlp_dim: int
+    borrows_from: ClassVar[None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +181,7 @@ class DecoderSpec:
 
     vocab: int
     dim: int
-    layers: tuple[LayerSpec, ...]
+    layers: tuple[LayerSpec | RecurrentLayerSpec, ...]
     context: int
     embed_scale: float
     norm_eps: float
@@ -157,20 +193,20 @@ class DecoderSpec:
 
     @cached_property
     def attentions(self) -> tuple[AttentionSpec, ...]:
-        """The attention of each layer."""
-        return tuple(layer.attention for layer in self.layers)
+        """The attention of each layer that has one."""
+        return tuple(layer.attention for layer in self.layers if isinstance(layer, LayerSpec))
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
-        """The window of each layer, None where it sees everything."""
-        return tuple(attention.window for attention in self.attentions)
+        """The keys each layer sees: its window, None for all of them, 0 where it has a recurrence instead."""
+        return tuple(layer.attention.window if isinstance(layer, LayerSpec) else 0 for layer in self.layers)
 
     @cached_property
     def owners(self) -> tuple[int, ...]:
-        """Indices of the layers that have keys and values of their own; only these have a cache."""
+        """Indices of the layers that have keys and values, or a state, of their own; only these have a cache."""
         return tuple(index for index, layer in enumerate(self.layers) if layer.borrows_from is None)
 
-    def runs(self) -> Iterator[tuple[int, int, LayerSpec]]:
+    def runs(self) -> Iterator[tuple[int, int, LayerSpec | RecurrentLayerSpec]]:
         """Yields (first, last, spec) for each run of equal neighbouring layers."""
         first = 0
         for index in range(1, len(self.layers) + 1):

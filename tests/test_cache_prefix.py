@@ -29,9 +29,9 @@ def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sliding, "ROLLBACK", ROLLBACK)
 
 
-@pytest.fixture(scope="module", params=["gemma", "gemma2", "gemma3_text"])
+@pytest.fixture(scope="module", params=["gemma", "gemma2", "gemma3_text", "recurrent_gemma"])
 def model(request: pytest.FixtureRequest) -> Decoder:
-    """No window, windows and caps, windows and QK norm."""
+    """No window, windows and caps, windows and QK norm, states."""
     return load(GOLDENS / request.param, dtype=mx.float32).model
 
 

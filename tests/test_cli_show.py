@@ -60,18 +60,10 @@ def test_it_fits(columns: int, facts: dict[str, Any]) -> None:
     assert all(len(line) <= columns for line in lines if "/" not in line), "only a path may be longer"
 
 
-def test_layers_are_folded(facts: dict[str, Any]) -> None:
-    table = show.layers(facts["runs"], None).splitlines()
-    assert len(table) == 1 + len(facts["runs"]) < 1 + len(facts["spec"]["layers"])
-    assert table[0].split()[:2] == ["layers", "attention"]
-    assert "cap" not in table[0].split(), "a column that says nothing in any row is left out"
-    assert "sliding" in table[1]
-
-
 def test_what_is_unusual_is_said(facts: dict[str, Any]) -> None:
     spec = facts["spec"] | {"logit_softcap": 30.0, "tied_head": False, "per_layer": {"vocab": 9000, "dim": 256}}
     spec |= {"altup": {"streams": 4, "active": 0, "scaled": True}}
-    rope = {"theta": 1e6, "scale": 0.125, "turning": 0.25}
+    rope = {"theta": 1e6, "scale": 0.125, "turning": 0.25, "span": 1.0}
     first = facts["runs"][0] | {"experts": {"count": 128, "top_k": 8, "mlp_dim": 704}}
     attention = first["attention"] | {"softcap": 50.0, "bias": True, "rope": rope}
     stored = [{"how": "affine, 4 bits, groups of 64", "bytes": 5, "modules": 3, "kinds": {"q_proj": 2, "h": 1}}]

@@ -28,7 +28,8 @@ def published(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_reads_every_published_config(name: str) -> None:
     spec = registry.match(published(name)).spec
-    assert spec.embed_scale == math.sqrt(spec.dim)
+    # RecurrentGemma's is a bfloat16 number in whatever dtype the weights are; the others' is rounded with the weights.
+    assert spec.embed_scale == (50.5 if name.startswith("recurrentgemma-2b") else math.sqrt(spec.dim))
     assert spec.tied_head
 
 
@@ -59,7 +60,9 @@ def test_dialects_of_a_tiny_config(kind: str) -> None:
         new["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"]
     else:
         new["rope_parameters"] = full
-        if kind != "gemma":
+        if kind == "recurrent_gemma":
+            full["partial_rotary_factor"] = new.pop("partial_rotary_factor")
+        elif kind != "gemma":
             new["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
     new["dtype"] = new.pop("torch_dtype")
     resaved = old | {"text_config": new} if kind == "gemma3" else new
@@ -215,6 +218,30 @@ def test_a_value_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"block_types": []}, "'block_types' is None"),
+        ({"block_types": ["recurrent", "mamba"]}, "'mamba'"),
+        ({"block_types": "recurrent"}, "a list of"),
+        ({"block_types": [["attention"]]}, "a list of"),
+        ({"lru_width": 66}, "a multiple of 4"),
+        ({"conv1d_width": 0}, "'conv1d_width' is 0"),
+        ({"intermediate_size": 33}, "a multiple of 2"),
+        ({"partial_rotary_factor": 1.5}, "at most 1"),
+        ({"partial_rotary_factor": 0.03}, "0 of a head's 32 dimensions"),
+        ({"partial_rotary_factor": 0.1}, "3 of a head's 32 dimensions"),
+        ({"logits_soft_cap": None}, "'logits_soft_cap' is None"),
+        ({"embeddings_scale_by_sqrt_dim": False}, "scales its embeddings"),
+    ],
+)
+def test_a_recurrent_gemma_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.match(tiny_config("recurrent_gemma", **changes))
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
 GEMMA3N: Final = CONFIGS.parent / "goldens" / "gemma3n_text"
 
 
@@ -261,6 +288,24 @@ def test_a_gemma_3n_that_cannot_be_is_refused(changes: dict[str, Any], says: str
         registry.match(read_config(GEMMA3N) | changes)
     assert says in caught.value.message
     assert caught.value.hint
+
+
+def test_spellings_of_recurrent_gemma() -> None:
+    config = tiny_config("recurrent_gemma")
+    spec = registry.match(config).spec
+    assert spec.windows == (0, 8, 0)
+    kinds = config.pop("block_types")
+    assert registry.match(config | {"_block_types": kinds}).spec == spec
+    assert registry.match(config | {"_block_types": ["recurrent"], "block_types": kinds}).spec == spec
+    assert registry.match(config | {"_block_types": kinds, "lru_width": None}).spec == spec  # as wide as the model
+    del config["partial_rotary_factor"]
+    halves = registry.match(config | {"block_types": kinds}).spec.attentions[0].rope
+    assert halves == Rope(theta=10_000.0, span=0.5)
+
+
+def test_only_recurrent_gemma_rotates_a_part_of_each_head() -> None:
+    with pytest.raises(ConfigError, match="'partial_rotary_factor'"):
+        registry.match(tiny_config("gemma2", partial_rotary_factor=0.5))
 
 
 def test_nested_config_says_where() -> None:

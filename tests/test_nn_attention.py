@@ -23,11 +23,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def rotated(x: Array, rope: Rope) -> Array:
-    """[H L D]; dimension i rotates with i + D/2 by position · scale · theta^(-2i/D)."""
-    half = x.shape[-1] // 2
+    """[H L D]; dimension i rotates with i + D/2 by position · scale · theta^(-2i/D); D is the part that rotates."""
+    dims = round(x.shape[-1] * rope.span)
+    half, still, x = dims // 2, x[..., dims:], x[..., :dims]
     angles = np.arange(x.shape[1])[:, None] * rope.scale * rope.theta ** (-np.arange(half) / half)
     a, b = x[..., :half], x[..., half:]
-    return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], -1)
+    return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles), still], -1)
 
 
 def reference(x: Array, weights: dict[str, Array], spec: AttentionSpec) -> Array:
@@ -62,6 +63,9 @@ def reference(x: Array, weights: dict[str, Array], spec: AttentionSpec) -> Array
         {"softcap": 0.7, "window": 3},
         {"qk_norm": True},
         {"bias": True},
+        {"out_bias": True},
+        {"bias": True, "out_bias": False},
+        {"rope": Rope(theta=50.0, span=2 / 3)},
         {"rope": Rope(theta=900.0, scale=0.125)},
     ],
     ids=str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from gemma_mlx.nn.mask import attention_mask, both_ways_mask
+from gemma_mlx.nn.mask import attention_mask, both_ways_mask, text_positions
 
 
 def rule(queries: int, keys: int, offset: int, window: int | None, padding: int) -> list[list[bool]]:
@@ -59,6 +59,17 @@ def test_no_array_where_the_kernel_needs_none() -> None:
     assert attention_mask(1, 4, 30, 4, None, as_array=True) is None
     assert attention_mask(8, 8, 0, None, None, as_array=False) == "causal"
     assert attention_mask(4, 4, 0, 4, None, as_array=False) == "causal"
+
+
+def test_positions_in_the_text() -> None:
+    """Nothing where nothing need be known: no padding, and the text began before."""
+    assert text_positions(3, 5, None) is None
+    first = text_positions(3, 0, None)
+    assert first is not None
+    assert first.tolist() == [[0, 1, 2]]
+    padded = text_positions(3, 2, mx.array([4, 0, 1]))
+    assert padded is not None
+    assert padded.tolist() == [[-2, -1, 0], [2, 3, 4], [1, 2, 3]]
 
 
 @pytest.mark.parametrize("lengths", [None, [7, 1, 4]])

@@ -13,7 +13,15 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import AltUpSpec, DecoderSpec, EncoderSpec, PerLayerSpec, Rope
+from gemma_mlx.spec import (
+    AltUpSpec,
+    DecoderSpec,
+    EncoderSpec,
+    PerLayerSpec,
+    RecurrenceSpec,
+    RecurrentLayerSpec,
+    Rope,
+)
 from tests.test_config import CONFIGS, published
 
 CATALOGUE: Final[dict[str, Any]] = json.loads((CONFIGS / "catalogue.json").read_text(encoding="utf-8"))
@@ -46,6 +54,7 @@ def test_every_published_model_has_its_parameters(name: str) -> None:
         ("gemma-2-27b", "gemma-2-27b"), ("gemma-3-270m", "gemma-3-270m"), ("gemma-3-1b-it", "gemma-3-1b-it"),
         ("gemma-3-4b-it", "gemma-3-4b-it"), ("gemma-3-12b-it", "gemma-3-12b-it"),
         ("gemma-3-27b-it", "gemma-3-27b-it"), ("vaultgemma-1b", "vaultgemma-1b"),
+        ("recurrentgemma-2b", "recurrentgemma-2b"),
     ],
 )  # fmt: skip
 def test_published_files_say_what_the_catalogue_says(name: str, model: str) -> None:
@@ -107,6 +116,21 @@ def test_vaultgemma_sees_everything() -> None:
     assert (spec.logit_softcap, spec.attentions[0].softcap) == (None, None)
 
 
+@pytest.mark.parametrize(("name", "layers", "dim"), [("recurrentgemma-2b", 26, 2560), ("recurrentgemma-9b", 38, 4096)])
+def test_recurrent_gemma(name: str, layers: int, dim: int) -> None:
+    spec = registry.match(CATALOGUE["configs"][name]).spec
+    recurrent = RecurrentLayerSpec(recurrence=RecurrenceSpec(width=dim, heads=dim // 256, taps=4), mlp_dim=3 * dim)
+    assert spec.windows == ((0, 0, 2048) * 13)[:layers]
+    assert [layer for layer in spec.layers if isinstance(layer, RecurrentLayerSpec)] == [recurrent] * (
+        layers * 2 // 3 + 1
+    )
+    attention = spec.attentions[0]
+    assert (attention.heads, attention.kv_heads, attention.head_dim) == (dim // 256, 1, 256)
+    assert (attention.rope, attention.scale) == (Rope(theta=1e4, span=0.5), 1 / 16)
+    assert (attention.bias, attention.out_bias) == (False, True)
+    assert (spec.logit_softcap, spec.embed_scale) == (30.0, {2560: 50.5, 4096: 64.0}[dim])
+
+
 @pytest.mark.parametrize(("name", "layers", "mlp_dim"), [("gemma-3n-E2B", 30, 8192), ("gemma-3n-E4B", 35, 16384)])
 def test_gemma_3n(name: str, layers: int, mlp_dim: int) -> None:
     spec = registry.match(CATALOGUE["configs"][name]).spec
@@ -123,7 +147,7 @@ def test_gemma_3n(name: str, layers: int, mlp_dim: int) -> None:
 
 @pytest.mark.parametrize("model_type", registry.MODULES)
 def test_an_architecture_has_its_three_parts(model_type: str) -> None:
-    configs = [*CATALOGUE["configs"].values(), *(published(path.stem) for path in sorted(CONFIGS.glob("[gv]*.json")))]
+    configs = [*CATALOGUE["configs"].values(), *(published(path.stem) for path in sorted(CONFIGS.glob("[grv]*.json")))]
     configs += [
         config["text_config"] | {"model_type": f"{config['model_type']}_text"}
         for config in configs

@@ -130,6 +130,25 @@ def test_packed_table_of_8_bit_scales_goes_by_the_nested_dtype(tmp_path: Path) -
     assert inspect(tmp_path).match.spec.embed_scale == 9.8125
 
 
+def test_axes_of_length_1_stand_where_the_writer_put_them(tmp_path: Path) -> None:
+    """mlx-lm turns RecurrentGemma's depthwise kernels around."""
+    write_tiny(tmp_path, "recurrent_gemma", dtype=mx.float32)
+    before = load(tmp_path, dtype=mx.float32).model
+    name, tokens = "model.layers.0.temporal_block.conv_1d.weight", mx.array([[5, 6, 7, 8, 9]])
+    mx.eval(logits := before(before.embed(tokens)))
+
+    def turn(arrays: dict[str, mx.array]) -> None:
+        assert arrays[name].shape == (64, 1, 4)
+        arrays[name] = arrays[name].swapaxes(1, 2)
+
+    edit_tensors(tmp_path, turn)
+    after = load(tmp_path, dtype=mx.float32).model
+    assert mx.array_equal(after(after.embed(tokens)), logits)
+    edit_tensors(tmp_path, _change(name, mx.zeros((4, 1, 64))))
+    with pytest.raises(WeightsError, match=r"is \[4, 1, 64\], and should be \[64, 1, 4\]"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_inspect_takes_no_memory(tmp_path: Path, kind: str) -> None:
     write_tiny(tmp_path, kind)

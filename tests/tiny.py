@@ -17,7 +17,16 @@ from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.weights.save import save_checkpoint
 
-KINDS: Final = ("gemma", "gemma2", "gemma3_text", "gemma3", "gemma3n_text", "gemma4_text", "vaultgemma")
+KINDS: Final = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gemma3",
+    "gemma3n_text",
+    "gemma4_text",
+    "recurrent_gemma",
+    "vaultgemma",
+)
 
 _COMMON: Final[dict[str, Any]] = {
     "attention_bias": False,
@@ -51,6 +60,15 @@ _GEMMA3: Final = {
     "sliding_window": 8,
     "sliding_window_pattern": 3,
 }
+_RECURRENT: Final = {
+    "attention_window_size": 8,
+    "block_types": ["recurrent", "attention"],
+    "conv1d_width": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "logits_soft_cap": 3.0,
+    "lru_width": 64,
+    "partial_rotary_factor": 0.25,
+}
 _GEMMA3N: Final = _GEMMA3 | {
     "activation_sparsity_pattern": [0.9, 0.0, 0.5],
     "altup_num_inputs": 4,
@@ -81,7 +99,7 @@ _GEMMA4: Final = {
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     """A config.json in the published dialect; `changes` go where the sizes of the text are."""
     own = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "vaultgemma": _GEMMA2, "gemma3n_text": _GEMMA3N}
-    more = (own | {"gemma4_text": _GEMMA4}).get(kind, _GEMMA3)
+    more = (own | {"gemma4_text": _GEMMA4, "recurrent_gemma": _RECURRENT}).get(kind, _GEMMA3)
     text = _COMMON | more | {"model_type": kind} | changes
     if kind != "gemma3":
         return text

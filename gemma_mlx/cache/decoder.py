@@ -10,8 +10,11 @@ from jaxtyping import Integer
 
 from gemma_mlx.cache.kv import KVCache
 from gemma_mlx.cache.none import NoCache
+from gemma_mlx.cache.recurrent import RecurrentCache
 from gemma_mlx.cache.sliding import SlidingCache
 from gemma_mlx.spec import DecoderSpec
+
+Stateful = KVCache | SlidingCache | RecurrentCache
 
 
 @dataclass(frozen=True)
@@ -28,34 +31,38 @@ class Snapshot:
 
 
 class DecoderCache:
-    """One cache per layer: growing where the layer sees everything, sliding where it has a window.
+    """One cache per layer: growing where the layer sees everything, sliding where it has a window, or a state.
 
     Attributes:
-        layers: in the order of the decoder's layers that own their keys and values.
+        layers: in the order of the decoder's layers that own their keys and values, or their state.
         padding: [B] columns of padding on the left of each row; None where no row has any.
     """
 
     def __init__(
         self,
-        layers: Sequence[KVCache | SlidingCache | NoCache],
+        layers: Sequence[Stateful | NoCache],
         windows: Sequence[int | None],
         padding: mx.array | None,
     ) -> None:
         self.layers = tuple(layers)
         self.padding = padding
-        self._first = dict(zip(reversed(windows), reversed(self.layers), strict=True))
+        self._first = {
+            window: layer
+            for window, layer in zip(reversed(windows), reversed(self.layers), strict=True)
+            if not isinstance(layer, RecurrentCache)
+        }
 
     @classmethod
     def empty(cls, spec: DecoderSpec, padding: Integer[mx.array, " B"] | None = None) -> DecoderCache:
         """A cache that has read nothing."""
         windows = [spec.windows[index] for index in spec.owners]
-        return cls([KVCache() if window is None else SlidingCache(window) for window in windows], windows, padding)
+        return cls([_cache(window) for window in windows], windows, padding)
 
     @classmethod
     def none(cls, spec: DecoderSpec, padding: Integer[mx.array, " B"] | None = None) -> DecoderCache:
-        """Stands in for a cache in a pass that keeps nothing."""
+        """Stands in for a cache in a pass that keeps nothing. A state is part of the computation and always there."""
         windows = [spec.windows[index] for index in spec.owners]
-        return cls([NoCache()] * len(windows), windows, padding)
+        return cls([RecurrentCache() if window == 0 else NoCache() for window in windows], windows, padding)
 
     @property
     def offset(self) -> int:
@@ -66,7 +73,7 @@ class DecoderCache:
         """S of the layers with this window when `queries` are added."""
         return self._first[window].visible(queries)
 
-    def _stateful(self) -> tuple[KVCache | SlidingCache, ...]:
+    def _stateful(self) -> tuple[Stateful, ...]:
         return tuple(layer for layer in self.layers if not isinstance(layer, NoCache))
 
     def can_rollback(self, tokens: int) -> bool:
@@ -77,12 +84,12 @@ class DecoderCache:
         """Forgets the last `tokens` tokens.
 
         Raises:
-            CacheError: a window has moved on too far; nothing is changed then.
+            CacheError: a window has moved on too far, or a layer keeps no past at all; nothing is changed then.
         """
         layers = self._stateful()
         for layer in layers:
             if not layer.can_rollback(tokens):
-                layer.rollback(tokens)  # raises, and names the window
+                layer.rollback(tokens)  # raises, and says why
         for layer in layers:
             layer.rollback(tokens)
 
@@ -111,9 +118,9 @@ class DecoderCache:
         """Whether all layers have read the same tokens; not so after an exception in the middle of a pass."""
         return len({layer.offset for layer in self.layers}) == 1
 
-    def row_names(self) -> list[tuple[str, str]]:
-        """The names under which `rows` holds each layer's keys and values."""
-        return [(f"{index}.keys", f"{index}.values") for index in range(len(self.layers))]
+    def row_names(self) -> list[tuple[str, ...]]:
+        """The names under which `rows` holds what each layer has."""
+        return [tuple(f"{index}.{name}" for name in layer.names) for index, layer in enumerate(self._stateful())]
 
     def rows(self) -> dict[str, mx.array]:
         """What must be saved to go on from here, by name."""
@@ -127,3 +134,10 @@ class DecoderCache:
         """The opposite of `rows`; with offset 0, an empty cache."""
         for names, layer in zip(self.row_names(), self._stateful(), strict=True):
             layer.load(offset, tuple(rows[name] for name in names) if offset else ())
+
+
+def _cache(window: int | None) -> Stateful:
+    """For a layer that sees so many keys; see `DecoderSpec.windows`."""
+    if window is None:
+        return KVCache()
+    return SlidingCache(window) if window else RecurrentCache()

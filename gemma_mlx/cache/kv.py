@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import mlx.core as mx
 from jaxtyping import Float
@@ -14,6 +14,8 @@ STEP: Final = 256
 
 class KVCache:
     """All keys and values read so far. Space is taken `STEP` rows at a time."""
+
+    names: ClassVar = ("keys", "values")  # of what `rows` returns
 
     def __init__(self) -> None:
         self.offset = 0

@@ -76,13 +76,14 @@ class PromptCache:
         return reused, whole.logits if whole is not None and reused == len(tokens) else None
 
     def _settle(self) -> None:
-        """Drops rows of tokens that were being read when an exception ended it."""
-        if not self.cache.is_even or not self.cache.can_rollback(self.cache.offset - len(self.tokens)):
-            self._restore(0)
-            self.tokens = []
-            self._marks = []
+        """Forgets tokens that were being read when an exception ended it; where that cannot be, back to a mark."""
+        ahead = self.cache.offset - len(self.tokens)
+        if self.cache.is_even and self.cache.can_rollback(ahead):
+            self.cache.rollback(ahead)
         else:
-            self.cache.rollback(self.cache.offset - len(self.tokens))
+            self._restore(len(self.tokens) if self.cache.is_even else 0)
+            del self.tokens[self.cache.offset :]
+            self._marks = [mark for mark in self._marks if mark.snapshot.offset <= self.cache.offset]
 
     def _restore(self, limit: int) -> None:
         """Returns to the last mark at or before `limit`, or to the beginning."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import mlx.core as mx
 from jaxtyping import Float
@@ -25,6 +25,8 @@ class SlidingCache:
     Args:
         window: a query sees itself and the window - 1 positions before it.
     """
+
+    names: ClassVar = ("keys", "values")  # of what `rows` returns
 
     def __init__(self, window: int) -> None:
         self.offset = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from gemma_mlx.config import Config, LayerType
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, EncoderSpec, LayerSpec
+from gemma_mlx.spec import AttentionSpec, DecoderSpec, EncoderSpec, LayerSpec, RecurrentLayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Dims:
         sizes = {"heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, "bias": self.attention_bias}
         return AttentionSpec(**sizes | more)
 
-    def decoder(self, layers: Sequence[LayerSpec], **more: Any) -> DecoderSpec:
+    def decoder(self, layers: Sequence[LayerSpec | RecurrentLayerSpec], **more: Any) -> DecoderSpec:
         """The spec of a decoder of these sizes; `more` are fields of DecoderSpec."""
         return DecoderSpec(
             layers=tuple(layers),

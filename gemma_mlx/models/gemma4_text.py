@@ -127,4 +127,5 @@ def build(spec: DecoderSpec) -> Decoder:
     """Specs -> model."""
     if spec.per_layer is not None:
         return PerLayerDecoder(spec, spec.per_layer, partial(PerLayerLayer, per_layer_dim=spec.per_layer.dim))
-    return Decoder(spec, ExpertsLayer if spec.layers[0].experts else ScaledLayer)
+    sparse = any(isinstance(layer, LayerSpec) and layer.experts for layer in spec.layers)
+    return Decoder(spec, ExpertsLayer if sparse else ScaledLayer)

@@ -56,7 +56,7 @@ class BorrowingAttention(nn.Module):
         super().__init__()
         width = spec.heads * spec.head_dim
         self.q_proj = nn.Linear(dim, width, bias=spec.bias)
-        self.o_proj = nn.Linear(width, dim, bias=spec.bias)
+        self.o_proj = nn.Linear(width, dim, bias=spec.bias if spec.out_bias is None else spec.out_bias)
         self.q_norm: Callable[[mx.array], mx.array] = norms(spec.head_dim) if spec.qk_norm else identity
         self._heads, self._head_dim = spec.heads, spec.head_dim
         self._rope = rope(spec)
@@ -113,7 +113,8 @@ def rope(spec: AttentionSpec) -> Callable[..., mx.array]:
     """
     turning = spec.rope
     if turning.turning == 1:
-        return partial(mx.fast.rope, dims=spec.head_dim, traditional=False, base=turning.theta, scale=turning.scale)
+        dims = int(turning.span * spec.head_dim)
+        return partial(mx.fast.rope, dims=dims, traditional=False, base=turning.theta, scale=turning.scale)
     pairs = spec.head_dim // 2
     index = mx.arange(pairs)
     wavelengths = mx.where(index < int(turning.turning * pairs), turning.theta ** (index / pairs), mx.array(math.inf))

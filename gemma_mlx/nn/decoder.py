@@ -13,12 +13,13 @@ from jaxtyping import Float, Integer
 
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.nn.attention import LayerCache, Lent
-from gemma_mlx.nn.mask import attention_mask
+from gemma_mlx.nn.mask import attention_mask, text_positions
 from gemma_mlx.nn.norm import Norms, identity
 from gemma_mlx.nn.softcap import softcap
-from gemma_mlx.spec import DecoderSpec, LayerSpec
+from gemma_mlx.spec import DecoderSpec
 
-Layer = Callable[[int, LayerSpec, Norms], Any]
+# Builds one layer from (dim, its LayerSpec or RecurrentLayerSpec, norms); an architecture's own knows which it takes.
+Layer = Callable[[int, Any, Norms], Any]
 
 
 class Backbone(nn.Module):
@@ -107,7 +108,9 @@ class Decoder(nn.Module):
         cache = DecoderCache.none(self._spec) if cache is None else cache
         L, offset, windows, layers = x.shape[1], cache.offset, self._spec.windows, self.model.layers
         masks = {
-            window: attention_mask(L, cache.keys(window, L), offset, window, cache.padding, as_array=self._array_masks)
+            window: text_positions(L, offset, cache.padding)
+            if window == 0
+            else attention_mask(L, cache.keys(window, L), offset, window, cache.padding, as_array=self._array_masks)
             for window in self._windows
         }
         caches: list[Any] = list(cache.layers)

@@ -45,6 +45,22 @@ def attention_mask(
     return (seen & (k >= padding[:, None, None]) | (q == k))[:, None]  # [B 1 L S]
 
 
+def text_positions(queries: int, offset: int, padding: mx.array | None) -> mx.array | None:
+    """Where in the text the queries stand, for layers that need to know nothing else: a recurrence.
+
+    Args:
+        queries: L.
+        offset: position of the first query, padding counted.
+        padding: [B] columns of padding on the left of each row, None where there is none.
+
+    Returns:
+        [B L] or [1 L], 0 for the first token of the text and below 0 for padding. None where there is neither.
+    """
+    if padding is None:
+        return mx.arange(queries)[None] if offset == 0 else None
+    return mx.arange(offset, offset + queries) - padding[:, None]
+
+
 def both_ways_mask(
     length: int, window: int | None, ahead: int | None, lengths: Integer[mx.array, " B"] | None
 ) -> mx.array | None:

@@ -31,19 +31,20 @@ def sparse_gelu_gate(gate: mx.array, up: mx.array, deviations: float) -> mx.arra
 
 
 class GeGLU(nn.Module):
-    """down(gelu(gate(x)) · up(x)); none of the three has a bias.
+    """down(gelu(gate(x)) · up(x)); none of the three has a bias, except in RecurrentGemma.
 
     Args:
         dim: width of the residual stream.
         hidden: width of gate and up.
         sparsity: the fraction of the gate that is cut to 0, were it normally distributed; 0 cuts none (Gemma 3n).
+        bias: whether the three have biases.
     """
 
-    def __init__(self, dim: int, hidden: int, sparsity: float = 0.0) -> None:
+    def __init__(self, dim: int, hidden: int, sparsity: float = 0.0, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, hidden, bias=False)
-        self.up_proj = nn.Linear(dim, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, dim, bias=bias)
         self._gate = partial(sparse_gelu_gate, deviations=NormalDist().inv_cdf(sparsity)) if sparsity else gelu_gate
 
     def __call__(self, x: Float[mx.array, "B L dim"]) -> Float[mx.array, "B L dim"]:

@@ -68,6 +68,7 @@ _PUBLISHED: Final = tuple(
         "gemma-2-9b", "gemma-2-9b-it", "gemma-2-27b", "gemma-2-27b-it", "gemma-2b", "gemma-2b-it", "gemma-7b",
         "gemma-7b-it", "gemma-1.1-2b-it", "gemma-1.1-7b-it", "codegemma-2b", "codegemma-7b", "codegemma-7b-it",
         "functiongemma-270m-it", "medgemma-4b-it", "medgemma-27b-text-it", "translategemma-4b-it", "vaultgemma-1b",
+        "recurrentgemma-2b", "recurrentgemma-2b-it", "recurrentgemma-9b", "recurrentgemma-9b-it",
     )
 )  # fmt: skip
 

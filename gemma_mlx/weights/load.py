@@ -123,13 +123,14 @@ def load(folder: Path, *, dtype: mx.Dtype | None = None) -> Loaded:
         )
     checkpoint, model = _assemble(folder)
     arrays = {file: _lazy(file) for file in {tensor.file for tensor in checkpoint.tensors.values()}}
-    modules = dict(model.named_modules())
+    modules, shapes = dict(model.named_modules()), _shapes(model)
     parameters = []
     for parameter, tensor in checkpoint.tensors.items():
         array = arrays[tensor.file][tensor.name]
         if tensor.part is not None:
             index, count, axis = tensor.part
             array = mx.split(array, count, axis)[index]
+        array = array.reshape(shapes[parameter])
         module = modules[parameter.rpartition(".")[0]]
         if hasattr(module, "from_stored"):
             array = module.from_stored(array)
@@ -268,7 +269,7 @@ def _check(
             f"{_few(left)}.",
             _AGAIN,
         )
-    wrong = [name for name, shape in shapes.items() if tensors[name].shape != shape]
+    wrong = [name for name, shape in shapes.items() if _layout(tensors[name].shape) != _layout(shape)]
     if wrong:
         first = tensors[wrong[0]]
         raise WeightsError(
@@ -283,6 +284,11 @@ def _check(
                 f"The tensor {tensor.name!r} is {tensor.dtype}, and should be {' or '.join(allowed)}.",
                 "It may be quantized by another program; use the unquantized checkpoint, or one made for MLX.",
             )
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape`, axes of length 1 last: a depthwise kernel is [width 1 taps] to torch and [width taps 1] to mlx-lm."""
+    return tuple(sorted(shape, key=lambda length: length == 1))
 
 
 def _dtypes(parameter: str, quantization: Mapping[str, Quantization | None]) -> Sequence[str]:

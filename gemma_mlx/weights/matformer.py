@@ -16,7 +16,7 @@ import mlx.core as mx
 from gemma_mlx import registry
 from gemma_mlx.errors import InputError
 from gemma_mlx.nn.decoder import Decoder
-from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.spec import DecoderSpec, LayerSpec
 from gemma_mlx.weights.load import named_parameters
 
 # What holds a part for every layer -> the axis along which they lie.
@@ -38,7 +38,7 @@ def slice_config(config: Mapping[str, Any], *, mlp_dims: Sequence[int], skip: Co
     match = registry.match(config)
     spec = match.spec
     kept = _kept(match.model_type, spec, mlp_dims, skip)
-    layers = [spec.layers[index] for index in kept]
+    layers = [layer for index in kept if isinstance(layer := spec.layers[index], LayerSpec)]
     sliced = {
         "num_hidden_layers": len(kept),
         "intermediate_size": list(mlp_dims),

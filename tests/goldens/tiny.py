@@ -79,6 +79,23 @@ MODELS: dict[str, tuple[type, type, dict[str, Any]]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1100.0},
         },
     ),
+    "recurrent_gemma": (
+        transformers.RecurrentGemmaConfig,
+        transformers.RecurrentGemmaForCausalLM,
+        {
+            # The pattern repeats, and is cut short; the MLP is 18 wide; 6 dimensions of a head of 16 rotate.
+            "num_hidden_layers": 5,
+            "block_types": ["recurrent", "attention", "recurrent"],
+            "head_dim": 16,
+            "num_key_value_heads": 2,
+            "lru_width": 20,
+            "intermediate_size": 36,
+            "conv1d_width": 3,
+            "attention_window_size": WINDOW,
+            "logits_soft_cap": 3.5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1300.0, "partial_rotary_factor": 0.375},
+        },
+    ),
 }
 
 _GEMMA4: dict[str, Any] = {
@@ -223,11 +240,13 @@ def build(name: str, seed: int = 0, **changes: Any) -> Any:
     model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter_name, parameter in model.named_parameters():
             # Norm weights are around 1 from Gemma 3n on, and around 0 before.
             centre = 1.0 if parameter.dim() == 1 and parameter.mean() > 0.5 else 0.0
             scale = 0.4 if parameter.dim() == 1 else 1.5 * parameter.shape[-1] ** -0.5
             parameter.copy_(centre + torch.randn(parameter.shape, generator=generator) * scale)
+            if parameter_name.endswith("recurrent_param"):
+                parameter.sub_(3)  # states that last for some ten tokens; around 0 they are gone after one
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("layer_scalar"):
                 buffer.copy_(0.6 + 0.6 * torch.rand(buffer.shape, generator=generator))
@@ -241,6 +260,10 @@ def tokens(length: int, vocab: int, seed: int = 1, rows: int = 1) -> torch.Tenso
 
 def logits(model: Any, ids: torch.Tensor, padding: list[int] | None = None) -> torch.Tensor:
     """[B L V], the whole pass; `padding` columns on the left of each row are masked."""
+    if padding and isinstance(model, transformers.RecurrentGemmaForCausalLM):
+        # Its recurrence reads padding as if it were text (transformers 5.23); what is meant is each row on its own.
+        rows = [logits(model, row[None, columns:]) for row, columns in zip(ids, padding, strict=True)]
+        return torch.cat([torch.nn.functional.pad(row, (0, 0, ids.shape[1] - row.shape[1], 0)) for row in rows])
     mask = torch.ones_like(ids)
     for row, columns in enumerate(padding or []):
         mask[row, :columns] = 0

@@ -1,7 +1,7 @@
 """Logits equal those `transformers` computed, for tiny float32 checkpoints of every architecture.
 
 Max |d logits| <= 1e-4 of the range of the logits: at lengths around the window, whole, in chunks that do not divide it,
-one token at a time, in a left-padded batch of two, and after tokens were taken back.
+one token at a time, in a left-padded batch of two, and after tokens were taken back or a snapshot was restored.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import mlx.core as mx
 import pytest
 
 import gemma_mlx
+from gemma_mlx.errors import CacheError
 from gemma_mlx.gemma import Gemma
 from gemma_mlx.nn.decoder import Decoder
 
@@ -22,6 +23,7 @@ ARCHITECTURES = (
     "gemma",
     "gemma2",
     "gemma3_text",
+    "recurrent_gemma",
     "vaultgemma",
     "gemma3n_text",
     "gemma4_e",
@@ -92,17 +94,25 @@ def test_left_padded_batch_of_two(golden: Golden, chunk: int) -> None:
         assert_equal(cached[row, columns:], golden.batch_logits[row, columns:])
 
 
+@pytest.mark.parametrize("way", ["rollback", "restore"])
 @pytest.mark.parametrize("back", [1, WINDOW - 1, WINDOW, WINDOW + 1])
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_after_rollback(golden: Golden, back: int, chunk: int) -> None:
+def test_after_other_tokens(golden: Golden, back: int, chunk: int, way: str) -> None:
     """Other tokens are read, taken back, and the text goes on as if they had never been."""
     model, kept = golden.model, 2 * WINDOW + 1
     cache = model.make_cache()
     model(model.embed(golden.tokens[:, :kept]), cache)
+    snapshot = cache.snapshot()
     wrong = (golden.tokens[:, :back] + 7) % golden.gemma.spec.vocab
     for at in range(0, back, chunk):
         model(model.embed(wrong[:, at : min(at + chunk, back)]), cache)
-    cache.rollback(back)
+    if way == "rollback" and 0 in golden.gemma.spec.windows:
+        with pytest.raises(CacheError, match="the state of a recurrent layer"):
+            cache.rollback(back)
+    if way == "restore" or 0 in golden.gemma.spec.windows:
+        cache.restore(snapshot)
+    else:
+        cache.rollback(back)
     assert_equal(model(model.embed(golden.tokens[:, kept:]), cache), golden.logits[:, kept:])
 
 
