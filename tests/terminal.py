@@ -27,8 +27,10 @@ _SEQUENCE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b.")
 
 
 # Makes the terminal the controlling one, so that Ctrl-C arrives as a signal, and becomes the module named.
+# A shell that runs the tests in the background has them ignore Ctrl-C, and their children inherit that.
 _IN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
 )
 
