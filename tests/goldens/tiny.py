@@ -237,7 +237,12 @@ def build(name: str, seed: int = 0, **changes: Any) -> Any:
     config_class, model_class, values = (MODELS | ENCODERS)[name]
     config = config_class(**{**COMMON, **values, **changes})
     # Scores can only be capped by the eager kernel.
-    model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    return randomised(model_class._from_config(config, attn_implementation="eager", dtype=torch.float32), seed)
+
+
+def randomised(model: Any, seed: int = 0) -> Any:
+    """`model` with random weights, none of them near its initial value."""
+    model = model.eval().float()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
