@@ -78,13 +78,16 @@ _BUFFERS: Final = {r".*\.rotary_emb\.inv_freq\Z": "computed from the config"}
 
 TEXT: Final = Names(unread=_BUFFERS)
 
-# "language_model.model." in published files, "model.language_model." in files saved by transformers 5.
+# What wraps the decoder where there are towers beside it: the first two in published files up to Gemma 3 and in MLX
+# programs' files, the last in files saved by transformers 5 and in published ones since.
+_LANGUAGE: Final = (
+    (r"language_model\.model\.", "model."),
+    (r"language_model\.lm_head\.", "lm_head."),
+    (r"model\.language_model\.", "model."),
+)
+
 GEMMA3: Final = Names(
-    rename=(
-        (r"language_model\.model\.", "model."),
-        (r"language_model\.lm_head\.", "lm_head."),
-        (r"model\.language_model\.", "model."),
-    ),
+    rename=_LANGUAGE,
     publish=((r"model\.", "language_model.model."), (r"lm_head\.", "language_model.lm_head.")),
     unread=_BUFFERS
     | dict.fromkeys(
@@ -98,13 +101,6 @@ _TOWERS: Final = dict.fromkeys(
         r"(model\.)?(audio_tower|embed_audio)\.",
     ),
     "pictures and sound are not read by this version",
-)
-
-# mlx-lm's text models, published files, and the first again under the prefix that mlx-vlm gives them.
-_LANGUAGE: Final = (
-    (r"language_model\.model\.", "model."),
-    (r"language_model\.lm_head\.", "lm_head."),
-    (r"model\.language_model\.", "model."),
 )
 
 GEMMA3N: Final = Names(rename=_LANGUAGE, unread=_BUFFERS | _TOWERS, publish=((r"model\.", "model.language_model."),))
