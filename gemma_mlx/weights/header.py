@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from gemma_mlx.errors import WeightsError
 
@@ -46,6 +46,7 @@ class TensorInfo:
         start: offset of the first byte of what is stored.
         stop: offset behind its last byte.
         cut: where only a part is wanted, its axis and the (first, behind the last) index of each piece, in order.
+        made: where the file holds it in another layout, of what it is made; `name`, `dtype` and `shape` are then ours.
     """
 
     file: Path
@@ -55,11 +56,22 @@ class TensorInfo:
     start: int
     stop: int
     cut: tuple[int, tuple[tuple[int, int], ...]] | None = None
+    made: Making | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file, of what is wanted."""
+        """Bytes of what is wanted; in the file, too, unless it is made of something else there."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def base(self) -> TensorInfo:
+        """What the file holds of it: itself, unless it is made of something else there."""
+        return self if self.made is None else self.made.base
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes in the file; none of what is made of a tensor that another is made of as well."""
+        return 0 if self.made is not None and self.made.again else self.base.nbytes
 
     def parts(self, count: int, axis: int) -> list[TensorInfo]:
         """`count` equal parts of it along `axis`; itself, as often, where it cannot be cut so."""
@@ -75,6 +87,9 @@ class TensorInfo:
             return self
         length = sum(stop - start for start, stop in ranges)
         shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
+        if self.made is not None:
+            assert axis == 0, "what is made of a stored tensor has its rows, and other columns"
+            return replace(self, shape=shape, made=replace(self.made, base=self.base.pieces(0, ranges)))
         return replace(self, shape=shape, cut=(axis, tuple(ranges)))
 
     def runs(self) -> Iterator[tuple[int, int]]:
@@ -89,6 +104,26 @@ class TensorInfo:
         for row in range(rows):
             for first, behind in ranges:
                 yield self.start + row * stride + first * inner, (behind - first) * inner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """How a tensor of MLX's layout is made of one that another program stored, row by row.
+
+    Attributes:
+        base: what the file holds, with the same rows.
+        how: "codes" are the same bytes, seen as words; "signed codes" are bytes from -128 on, and become words of bytes
+            from 0 on; "scales" are numbers.
+        factor: what scales are multiplied by.
+        times: how often each scale stands, side by side.
+        again: whether another tensor is made of the same one.
+    """
+
+    base: TensorInfo
+    how: Literal["codes", "signed codes", "scales"]
+    factor: float = 1.0
+    times: int = 1
+    again: bool = False
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

@@ -20,7 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from gemma_mlx.errors import WeightsError
-from gemma_mlx.weights.header import ITEM_BYTES, TensorInfo
+from gemma_mlx.weights.header import ITEM_BYTES, Making, TensorInfo
 from gemma_mlx.weights.quantized import FLOATING
 
 PORTION_BYTES: Final = 16 << 20  # held while bytes go from one file to another
@@ -80,14 +80,14 @@ def arrays(
     """
     wanted = Counter[tuple[Path, str]]()
     for tensor in tensors.values():
-        wanted[tensor.file, tensor.name] += tensor.nbytes
+        wanted[tensor.file, tensor.base.name] += tensor.base.nbytes
     now: dict[str, TensorInfo] = {}
     late: dict[str, TensorInfo] = {}
     for parameter, tensor in tensors.items():
-        is_whole = wanted[tensor.file, tensor.name] >= tensor.stop - tensor.start
+        is_whole = wanted[tensor.file, tensor.base.name] >= tensor.stop - tensor.start
         (late if is_whole else now)[parameter] = tensor
     files = {file: _lazy(file) for file in {tensor.file for tensor in late.values()}}
-    found = {parameter: _whole(tensor, files[tensor.file][tensor.name]) for parameter, tensor in late.items()}
+    found = {parameter: _whole(tensor, files[tensor.file][tensor.base.name]) for parameter, tensor in late.items()}
     done, total = 0, sum(tensor.nbytes for tensor in now.values())
     for parameter, tensor in now.items():
         if on_progress is not None:
@@ -111,11 +111,24 @@ def _lazy(file: Path) -> dict[str, mx.array]:
 
 
 def _whole(tensor: TensorInfo, array: mx.array) -> mx.array:
-    """A tensor that MLX reads, or a part of one whose other parts are wanted too."""
-    if tensor.cut is None:
-        return array
-    axis, ranges = tensor.cut
-    return mx.concatenate([array[(slice(None),) * axis + (slice(*piece),)] for piece in ranges], axis)
+    """A tensor that MLX reads, or a part of one whose other parts are wanted too, and what is made of it."""
+    if tensor.base.cut is not None:
+        axis, ranges = tensor.base.cut
+        array = mx.concatenate([array[(slice(None),) * axis + (slice(*piece),)] for piece in ranges], axis)
+    return _made(tensor, array)
+
+
+def _made(tensor: TensorInfo, array: mx.array) -> mx.array:
+    return array if tensor.made is None else make(tensor.made, array.reshape(tensor.shape[0], -1))
+
+
+def make(how: Making, array: mx.array) -> mx.array:
+    """Rows of what is stored, [... columns] -> the same rows of what is made of it; nothing is computed yet."""
+    if how.how == "codes":
+        return array.view(mx.uint32)
+    if how.how == "signed codes":
+        return (array.view(mx.uint8) ^ mx.array(0x80, mx.uint8)).view(mx.uint32)
+    return mx.repeat(array * how.factor, how.times, axis=-1)
 
 
 def read(tensor: TensorInfo) -> mx.array:
@@ -124,7 +137,7 @@ def read(tensor: TensorInfo) -> mx.array:
     Raises:
         WeightsError: the file cannot be read, or has become shorter.
     """
-    part = _AsFile(tensor)
+    part = _AsFile(tensor.base)
     try:
         array = cast(Any, mx.load)(part, format="safetensors", stream=mx.cpu)[_NAME]
         mx.eval(array)
@@ -134,7 +147,7 @@ def read(tensor: TensorInfo) -> mx.array:
         raise WeightsError(
             f"The tensor {tensor.name!r} could not be read into memory: {error}.", "Memory may have run out."
         ) from error
-    return cast(mx.array, array)
+    return _made(tensor, array)
 
 
 def sample(tensor: TensorInfo, blocks: int, length: int) -> mx.array:
@@ -158,7 +171,12 @@ def sample(tensor: TensorInfo, blocks: int, length: int) -> mx.array:
 
 
 def portions(tensor: TensorInfo, file: File) -> Iterator[memoryview]:
-    """Yields the bytes of a tensor, or of its part, a little at a time; each portion is overwritten by the next."""
+    """Yields the bytes of a tensor, or of its part, a little at a time; each portion is overwritten by the next.
+
+    Of codes in another layout these are the bytes of ours; of what is computed there are none.
+    """
+    assert tensor.made is None or tensor.made.how == "codes"
+    tensor = tensor.base
     if tensor.cut is not None and tensor.cut[0] == 1 and 2 * tensor.nbytes > tensor.stop - tensor.start:
         yield from _columns(tensor, file)
         return
@@ -197,14 +215,16 @@ class Rows:
     """
 
     def __init__(self, tensor: TensorInfo) -> None:
-        axis, ranges = tensor.cut or (1, ((0, tensor.shape[1]),))
+        self._made, tensor = tensor.made, tensor.base
+        columns = math.prod(tensor.shape[1:])
+        axis, ranges = tensor.cut or (1, ((0, columns),))
         assert axis == 1, "rows are looked up by their place in what is stored"
         size = ITEM_BYTES[tensor.dtype]
         self._tensor = tensor
         self._file = File(tensor.file)
         self._number, self._seen = _DTYPES[tensor.dtype]
         self._stride = (tensor.stop - tensor.start) // tensor.shape[0]
-        self._row_bytes = tensor.shape[1] * size
+        self._row_bytes = columns * size
         self._pieces = [(first * size, (behind - first) * size) for first, behind in ranges]
 
     def blank(self, *axes: int) -> mx.array:
@@ -225,8 +245,9 @@ class Rows:
                 at += count
 
     def seen(self, room: mx.array) -> mx.array:
-        """What is in `room`, in the dtype of the file."""
-        return room.view(self._seen)
+        """What is in `room`, in the dtype of the file, or what is made of it."""
+        rows = room.view(self._seen)
+        return rows if self._made is None else make(self._made, rows)
 
 
 # What numpy, which has no bfloat16, is told the dtypes of tables are, and what MLX calls them.
@@ -236,6 +257,8 @@ _DTYPES: Final[dict[str, tuple[type[np.unsignedinteger[Any]], mx.Dtype]]] = {
     "F32": (np.uint32, mx.float32),
     "U32": (np.uint32, mx.uint32),
     "U8": (np.uint8, mx.uint8),
+    "I8": (np.uint8, mx.int8),
+    "I32": (np.uint32, mx.int32),
 }
 
 
