@@ -78,7 +78,7 @@ def read_passages(path: Path) -> tuple[Passage, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     if path.suffix != ".jsonl":
-        found = (Passage(YOURS, path.stem, text.strip()),) if text.strip() else ()
+        found: tuple[Passage, ...] = (Passage(YOURS, path.stem, text.strip()),) if text.strip() else ()
     else:
         lines = enumerate(text.splitlines(), start=1)
         found = tuple(_of_line(line, f"{path}, line {number}") for number, line in lines if line.strip())
