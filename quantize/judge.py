@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from gemma_mlx import __version__
 from gemma_mlx.admission import Admission, Reading
@@ -214,7 +215,11 @@ def judge(
         })  # fmt: skip
         mx.clear_cache()  # the teacher is gone
         own = _vectors(opened(student), texts, partial(told, "student"))
-        kinds = _near([passage.kind for passage in task.chosen], np.array(captured["vectors"]), np.array(own))
+        kinds = _near(
+            [passage.kind for passage in task.chosen],
+            np.array(captured["vectors"], np.float64),
+            np.array(own, np.float64),
+        )
     else:
         chosen = task.windows(Processor(teacher.folder), before.match.spec.context)
         longest = max(len(window.tokens) for window in chosen)
@@ -261,7 +266,7 @@ def _judged(
 ) -> tuple[tuple[Figures, ...], tuple[float, ...]]:
     """The figures of each kind, and the error of each layer."""
     total, done = sum(len(window.tokens) for window in read_windows), 0
-    rows: list[tuple[str, np.ndarray[Any, Any]]] = []
+    rows: list[tuple[str, NDArray[np.float64]]] = []
     errors: list[list[float]] = []
     comparable, place = len(gemma.decoder.spec.layers) == len(teacher.layers), 0
     for window, said, places in zip(read_windows, teacher.said, sampled(len(read_windows)), strict=True):
@@ -276,7 +281,7 @@ def _judged(
                 same = mx.argmax(part.logits, axis=-1) == theirs.top
                 row = mx.stack([divergence(theirs, part.logits), same.astype(mx.float32), theirs.log_next, own])
                 mx.eval(row, noted)
-                found.append(np.array(row))
+                found.append(np.array(row, np.float64))
                 first = last
         rows.append((window.kind, np.concatenate(found, axis=1)))
         comparable = comparable and all(noted[i].shape[1] == layer.shape[1] for i, layer in enumerate(teacher.layers))
@@ -296,12 +301,12 @@ def _squared_error(student: mx.array, teacher: mx.array) -> float:
     return cast(float, shares.mean().item())
 
 
-def _by_kind(rows: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> tuple[Figures, ...]:
+def _by_kind(rows: Iterable[tuple[str, NDArray[np.float64]]]) -> tuple[Figures, ...]:
     """Figures of all, then of each kind, from rows of (divergence, same token, log p, log q) by position."""
-    found: dict[str, list[np.ndarray[Any, Any]]] = {ALL: []}
+    found: dict[str, list[NDArray[np.float64]]] = {ALL: []}
     for kind, row in rows:
-        found.setdefault(kind, []).append(row.astype(np.float64))
-        found[ALL].append(row.astype(np.float64))
+        found.setdefault(kind, []).append(row)
+        found[ALL].append(row)
     made = []
     for kind, parts in found.items():
         distance, same, theirs, own = np.concatenate(parts, axis=1)
@@ -322,9 +327,9 @@ def _vectors(gemma: Gemma, texts: list[str], on_read: OnRead) -> mx.array:
     return gemma.embed(texts, truncate=True, on_progress=on_read)
 
 
-def _near(kinds: list[str], teacher: np.ndarray[Any, Any], student: np.ndarray[Any, Any]) -> tuple[Figures, ...]:
+def _near(kinds: list[str], teacher: NDArray[np.float64], student: NDArray[np.float64]) -> tuple[Figures, ...]:
     """How far the vectors of both are from each other, kind by kind."""
-    distance = 1 - (teacher.astype(np.float64) * student).sum(axis=1)
+    distance = 1 - (teacher * student).sum(axis=1)
     nearest = []
     for vectors in (teacher, student):
         near = vectors @ vectors.T

@@ -18,6 +18,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 KEYS = [
     "model", "folder", "model_type", "slice", "weights", "bytes", "bits_per_weight", "memory_bytes", "table_bytes",
     "files", "spec", "runs", "encoder_runs", "stored", "unread", "text",
+    "judgement",
 ]  # fmt: skip
 
 
