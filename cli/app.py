@@ -13,6 +13,7 @@ from gemma_mlx import __version__
 from gemma_mlx.cli.bench import bench
 from gemma_mlx.cli.chat import chat
 from gemma_mlx.cli.classify import classify
+from gemma_mlx.cli.compare import compare
 from gemma_mlx.cli.console import CLOSED_PIPE, FAILED, FAULT, INTERRUPTED, OK, USAGE, columns, complain, safe_streams
 from gemma_mlx.cli.doctor import doctor
 from gemma_mlx.cli.embed import embed
@@ -81,6 +82,7 @@ app.command()(bench)
 app.command()(doctor)
 app.command()(slice)
 app.command()(quantize)
+app.command()(compare)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gemma_mlx.cli import options as flags
+from gemma_mlx.cli.compare import finished
 from gemma_mlx.cli.console import say
 from gemma_mlx.cli.opening import found
 from gemma_mlx.cli.render.bars import Progress
+from gemma_mlx.cli.render.judgement import told
 from gemma_mlx.cli.render.tables import pairs, size, table, width
 from gemma_mlx.errors import InputError
 
@@ -56,6 +58,9 @@ def quantize(
         bool, typer.Option("--clip", help="Choose each group's range for the least error; slower.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
+    judging: Annotated[
+        bool, typer.Option("--judge/--no-judge", help="Compare it with the original, and write the result into it.")
+    ] = True,
     as_json: flags.Json = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -63,11 +68,12 @@ def quantize(
 
     A tensor at a time is read, packed and written, so a model of any size needs little memory. The folder appears when
     it is complete; a run that is stopped goes on where it was when the same command is given again. Weights that were
-    trained for 4 bits (QAT) are recognized and kept exactly. Tokenizer, templates and processor come along.
+    trained for 4 bits (QAT) are recognized and kept exactly. Tokenizer, templates and processor come along. Where there
+    is memory for the original, both are compared on texts, as `gemma compare` does.
 
     With --json one object is printed: model, recipe, folder, tensors, weights, bytes, bits_per_weight, and groups, each
-    with what, layers, tensors, weights, bytes, packing, method, and errors where weights lie on a lattice; with
-    --dry-run also decisions, one for each tensor.
+    with what, layers, tensors, weights, bytes, packing, method, and errors where weights lie on a lattice; judgement,
+    as `gemma compare --json` has it, or null; with --dry-run also decisions, one for each tensor.
     """
     if to is None and not dry_run:
         raise InputError(
@@ -82,15 +88,21 @@ def quantize(
         to = to.expanduser()
         check_target(folder, to)
     made = plan(folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip)
-    if not dry_run and to is not None:
+    judgements: list[dict[str, Any] | None] = []
+    if not dry_run and (target := to) is not None:
         try:
             with Progress(quiet=quiet) as progress:
-                write(made, to, on_progress=progress.quantizing)
+
+                def finish(draft: Path) -> None:
+                    progress.stop()
+                    judgements.append(finished(made, name, target, draft, judging=judging, quiet=quiet))
+
+                write(made, target, on_progress=progress.quantizing, finish=finish)
         except KeyboardInterrupt:
             if not quiet:
                 say("Stopped. The same command goes on where it was.")
             raise
-    facts = _facts(name, made, None if dry_run else to)
+    facts = _facts(name, made, None if dry_run else to) | {"judgement": judgements[0] if judgements else None}
     if as_json:
         if dry_run:
             facts["decisions"] = [_decision(one) for one in made.decisions]
@@ -154,15 +166,17 @@ def _drawn(facts: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) ->
         lattice, plain = (max(each) for each in zip(*exact, strict=True))
         rows.append(("trained for Q4_0", f"error {lattice:.2%} at most, where plain packing has {plain:.1%}"))
     if not plan:
+        if facts["judgement"] is not None:
+            rows.append(("judged", told(facts["judgement"])))
         return pairs(rows, fit)
     lines = [
-        (group.what, _layers(group.layers), f"{group.tensors:,}", _told(group), size(group.nbytes))
+        (group.what, _layers(group.layers), f"{group.tensors:,}", _packed(group), size(group.nbytes))
         for group in made.groups()
     ]
     return f"{pairs(rows, fit)}\n\n{table(('part', 'layers', 'tensors', 'packing', 'bytes'), lines, fit)}"
 
 
-def _told(group: Group) -> str:
+def _packed(group: Group) -> str:
     if group.how is None:
         return "as it was" if group.method == "exact" else "bf16"
     told = f"{group.how.bits} bits / {group.how.group_size}" if group.how.mode == "affine" else group.how.mode

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gemma_mlx.cli import options as flags
 from gemma_mlx.cli import published
 from gemma_mlx.cli.opening import chosen, found
+from gemma_mlx.cli.render.judgement import told
 from gemma_mlx.cli.render.layers import in_front, layers, per_layer_source, vector, ways
 from gemma_mlx.cli.render.tables import pairs, size, width
 from gemma_mlx.errors import GemmaError, InputError
@@ -34,8 +35,9 @@ def show(
     model_type, slice, weights, bytes, bits_per_weight, memory_bytes (of weights), table_bytes (more with --per-layer
     memory), files, spec, runs (of equal layers), encoder_runs (of an encoder in front), stored (how, with bytes and
     modules), packed_from (its format, if another program packed it), grids (maps whose activations are rounded), unread
-    (name and reason) and text (template, stop_tokens, defaults, or error). Of a model that is not on this machine, what
-    the catalogue knows is shown, as `gemma models --json` has it.
+    (name and reason), text (template, stop_tokens, defaults, or error) and judgement (what `gemma compare` found when it
+    was quantized, or null). Of a model that is not on this machine, what the catalogue knows is shown, as `gemma models
+    --json` has it.
     """
     from gemma_mlx.weights.load import inspect
     from gemma_mlx.weights.slices import parse
@@ -54,6 +56,7 @@ def show(
 
 def describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
     """What `--json` prints; the keys are stable."""
+    from gemma_mlx.quantize.card import evidence
     from gemma_mlx.weights.load import PER_LAYER
 
     spec, files = checkpoint.match.spec, Counter[str]()
@@ -78,6 +81,7 @@ def describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "grids": len(checkpoint.grids),
         "unread": dict(checkpoint.unread),
         "text": text(checkpoint.folder),
+        "judgement": evidence(checkpoint.config),
     }
 
 
@@ -141,6 +145,8 @@ def drawn(facts: dict[str, Any], fit: int | None) -> str:
         rows.append(("packed as", facts["packed_from"] + grids))
     if facts["slice"] is not None:
         rows.insert(2, ("slice", facts["slice"]))
+    if facts["judgement"] is not None:
+        rows.append(("judged", told(facts["judgement"])))
     if "dense" in spec:
         rows.append(("vector", vector(spec)))
     if spec.get("prompt_both_ways"):

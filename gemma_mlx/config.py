@@ -22,6 +22,9 @@ Value = TypeVar("Value")
 MAX_FILE_BYTES: Final = 8 << 20
 _REQUIRED: Final = object()
 
+# The key under which `gemma quantize` keeps what it found out about a checkpoint; other programs leave it alone.
+EVIDENCE: Final = "gemma_mlx"
+
 # Keys that do not change what a text decoder computes, and why.
 IGNORED: Final[Mapping[str, str]] = (
     dict.fromkeys(("architectures", "model_type", "auto_map"), "read by the registry")
@@ -29,6 +32,7 @@ IGNORED: Final[Mapping[str, str]] = (
         ("quantization", "quantization_config", "compression_config", "packed_from"), "read with the weights"
     )
     | dict.fromkeys(("dtype", "torch_dtype"), "each tensor states its own dtype")
+    | {EVIDENCE: "how near the model is to the one it was made from"}
     | dict.fromkeys(
         ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id", "sep_token_id"),
         "read with the tokenizer",

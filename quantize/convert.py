@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,12 @@ PART_BYTES: Final = 4 << 20  # of a tensor, packed at once
 
 
 def quantize(
-    plan: Plan, target: Path, *, on_progress: OnProgress | None = None, shard_bytes: int = SHARD_BYTES
+    plan: Plan,
+    target: Path,
+    *,
+    on_progress: OnProgress | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    finish: Callable[[Path], None] | None = None,
 ) -> Checkpoint:
     """Writes what `plan` says to `target`, in the layout that mlx-lm reads.
 
@@ -36,6 +41,7 @@ def quantize(
         target: a folder that does not exist yet.
         on_progress: called with ("tensor 3 of 338", bytes done, bytes in all).
         shard_bytes: a file is closed before it grows beyond this.
+        finish: called with the folder when all is in it, before it takes its place: the moment to judge it.
 
     Returns:
         What was written, read back and checked.
@@ -48,7 +54,7 @@ def quantize(
     return write_checkpoint(
         plan.checkpoint.folder, steps, plan.config, target, plan=plan.fingerprint() + str(shard_bytes),
         what=lambda number: f"tensor {number + 1:,} of {len(steps):,}", on_progress=on_progress,
-        shard_bytes=shard_bytes,
+        shard_bytes=shard_bytes, finish=finish,
     )  # fmt: skip
 
 

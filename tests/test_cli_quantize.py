@@ -28,7 +28,7 @@ def test_the_plan_is_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, out, err = _run(capsys, "quantize", "demo", "--dry-run", "--json")
     planned = json.loads(out)
     assert (code, err, planned["folder"]) == (0, "", None)
-    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target), "--json")
+    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target), "--no-judge", "--json")
     assert (code, err) == (0, "")
     written = json.loads(out)
     assert written["folder"] == str(target)
@@ -106,12 +106,12 @@ def test_ctrl_c_keeps_what_there_is(
 
     monkeypatch.setattr(writing, "_write", stopped)
     target = tmp_path / "made"
-    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target))
+    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target), "--no-judge")
     assert (code, out) == (130, "")
     assert "The same command goes on where it was" in err
     assert [path.name for path in tmp_path.iterdir()] == [".made.partial"]
     assert json.loads((tmp_path / ".made.partial" / writing.JOURNAL).read_text())["done"] > 0
-    code, _, _ = _run(capsys, "quantize", "demo", "--to", str(target), "-q")
+    code, _, _ = _run(capsys, "quantize", "demo", "--to", str(target), "-q", "--no-judge")
     assert code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 

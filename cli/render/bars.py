@@ -89,6 +89,10 @@ class Progress:
         """Texts that have their verdicts."""
         self._show("Judging", done, total, f"{total:,} texts")
 
+    def comparing(self, who: str, done: int, total: int) -> None:
+        """Tokens or texts that the teacher, or the student, has read."""
+        self._show(f"Judging: the {who}", done, total, f"{total:,}")
+
     def measuring(self, done: int, total: int) -> None:
         """Runs of a measurement."""
         self._show("Measuring", done, total, f"{total} runs")

@@ -36,6 +36,7 @@ WANTED: Final = (
     "chat_template.jinja",
     "chat_template.json",
     "*processor_config.json",
+    "README.md",  # the model's card
     "tdc_prompts.json",  # TxGemma's tasks, to be filled in
     # of embedding models
     "modules.json",

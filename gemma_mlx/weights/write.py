@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from gemma_mlx.config import EVIDENCE
 from gemma_mlx.errors import InputError
 from gemma_mlx.weights.files import INDEX, SINGLE
 from gemma_mlx.weights.header import ITEM_BYTES, TensorInfo
@@ -198,6 +199,7 @@ def write_checkpoint(
     what: Callable[[int], str],
     on_progress: OnProgress | None = None,
     shard_bytes: int = SHARD_BYTES,
+    finish: Callable[[Path], None] | None = None,
 ) -> Checkpoint:
     """Writes a checkpoint of its own: tensors, config.json, and what stands beside the weights of `source`.
 
@@ -211,6 +213,8 @@ def write_checkpoint(
         what: number of a step -> what progress calls it.
         on_progress: called with (what, bytes done, bytes in all) before each portion.
         shard_bytes: a file is closed before it grows beyond this.
+        finish: called with the folder when all is in it, before it takes its place; may change what stands beside the
+            tensors. After a run that was stopped it is called anew.
 
     Returns:
         What was written, read back and checked.
@@ -229,6 +233,8 @@ def write_checkpoint(
             _write_tensors(draft, steps, files, plan, what, on_progress)
             _write_rest(draft, source, files, config)
             inspect(draft)
+            if finish is not None:
+                finish(draft)
             (draft / JOURNAL).unlink()
             draft.rename(target)
     except OSError as error:
@@ -367,7 +373,8 @@ def _write_rest(draft: Path, source: Path, files: Layout, config: Mapping[str, A
         if path.is_file() and not is_weights and beside.name != INDEX and beside != Path(_CONFIG):
             (draft / beside).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, draft / beside)
-    _write_json(draft / _CONFIG, config)
+    # What was found out about the source holds for it alone.
+    _write_json(draft / _CONFIG, {key: value for key, value in config.items() if key != EVIDENCE})
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

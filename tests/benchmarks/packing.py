@@ -16,6 +16,7 @@ import mlx.core as mx
 
 import gemma_mlx
 from gemma_mlx.quantize.convert import quantize
+from gemma_mlx.quantize.divergence import full_divergence
 from gemma_mlx.quantize.formats import BITS_4, BITS_8, BLOCKS_OF_32
 from gemma_mlx.quantize.pack import pack, relative_error
 from gemma_mlx.quantize.plan import plan
@@ -59,22 +60,16 @@ def divergences() -> None:
     teacher = gemma_mlx.load(source, mx.float32)
     tokens = teacher.processor.tokenizer.encode(HELD_OUT.read_text(encoding="utf-8"))
     chunks = [[teacher.start, *tokens[first : first + 255]] for first in range(0, 255 * 24, 255)]
-    wanted = [_log_probabilities(teacher, chunk) for chunk in chunks]
+    wanted = [teacher.logits(chunk) for chunk in chunks]
     with tempfile.TemporaryDirectory() as folder:
         for number, (way, asked) in enumerate(WAYS.items()):
             made = plan(source, **asked)
             student = gemma_mlx.load(quantize(made, Path(folder) / str(number)).folder, mx.float32)
             total = count = 0.0
-            for chunk, log_p in zip(chunks, wanted, strict=True):
-                log_q = _log_probabilities(student, chunk)
-                total += (mx.exp(log_p) * (log_p - log_q)).sum().item()
+            for chunk, logits in zip(chunks, wanted, strict=True):
+                total += full_divergence(logits, student.logits(chunk)).sum().item()
                 count += len(chunk)
             print(f"{way}: {made.bits_per_weight:.2f} bits per weight, KL {total / count:.5f}")
-
-
-def _log_probabilities(model: Any, tokens: list[int]) -> mx.array:
-    logits = model.logits(tokens)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 if __name__ == "__main__":
