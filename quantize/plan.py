@@ -17,7 +17,7 @@ from gemma_mlx import __version__
 from gemma_mlx.errors import InputError
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
 from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
-from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, for_layers, packing, parse_keep, recipe
+from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, format_of, packing, parse_keep, recipe
 from gemma_mlx.spec import DecoderSpec
 from gemma_mlx.weights.files import Stored, stored_tensors
 from gemma_mlx.weights.header import TensorInfo
@@ -187,6 +187,7 @@ def plan(
     group_size: int | None = None,
     keep: Sequence[str] = (),
     clip: bool = False,
+    spent: Sequence[Rule] = (),
 ) -> Plan:
     """Decides about every tensor of the checkpoint in `source`. Headers are read, and samples of the weights.
 
@@ -198,6 +199,7 @@ def plan(
         group_size: of affine codes.
         keep: "PATTERN=8" and the like, see `parse_keep`; they come before the recipe.
         clip: choose the range of each affine group for the least squared error.
+        spent: rules that come after `keep` and before the recipe: what a budget was spent on.
 
     Raises:
         InputError: the source is quantized already, or what is asked for cannot be had.
@@ -219,7 +221,7 @@ def plan(
             f"{source} is quantized already" + (f" ({most[0][0]})." if most else "."),
             "Quantize the checkpoint it was made from: what was lost once is not found again.",
         )
-    form = for_layers(chosen, base, len(checkpoint.match.spec.layers), rules)
+    form = format_of(chosen, base, [*rules, *spent])
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
     decisions = tuple(_decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip))
     _check_rules(rules, keep, decisions)
