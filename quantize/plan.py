@@ -188,6 +188,7 @@ def plan(
     keep: Sequence[str] = (),
     clip: bool = False,
     spent: Sequence[Rule] = (),
+    before: Plan | None = None,
 ) -> Plan:
     """Decides about every tensor of the checkpoint in `source`. Headers are read, and samples of the weights.
 
@@ -200,6 +201,7 @@ def plan(
         keep: "PATTERN=8" and the like, see `parse_keep`; they come before the recipe.
         clip: choose the range of each affine group for the least squared error.
         spent: rules that come after `keep` and before the recipe: what a budget was spent on.
+        before: a plan of the same files, from which it is known what lies on a lattice.
 
     Raises:
         InputError: the source is quantized already, or what is asked for cannot be had.
@@ -223,7 +225,7 @@ def plan(
         )
     form = format_of(chosen, base, [*rules, *spent])
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
-    decisions = tuple(_decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip))
+    decisions = tuple(_decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip, before=before))
     _check_rules(rules, keep, decisions)
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
         raise InputError(
@@ -245,8 +247,10 @@ def _decisions(
     *,
     looks: bool,
     clip: bool,
+    before: Plan | None,
 ) -> Iterator[Decision]:
     names = checkpoint.match.architecture.NAMES
+    seen = None if before is None else {one.source.name: one.errors for one in before.decisions}
     for parameter, tensor, kind in sorted(_written(checkpoint, stored), key=lambda each: (each[1].file, each[1].start)):
         module, _, last = parameter.rpartition(".")
         is_map = last == "weight" and len(tensor.shape) >= 2 and tensor.dtype in FLOATING
@@ -256,7 +260,7 @@ def _decisions(
             how = _how(form, base, module, tensor.shape[-1], kind)
         ruled = any(re.search(rule.pattern, module) for rule in rules)
         if looks and how is not None and kind == "own" and not ruled and not tensor.shape[-1] % BLOCKS_OF_32.group_size:
-            errors = _on_lattice(tensor)
+            errors = _on_lattice(tensor) if seen is None else seen[tensor.name]
         if errors is not None:
             how = BLOCKS_OF_32
         name = names.published(parameter)

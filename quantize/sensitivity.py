@@ -11,7 +11,7 @@ each of its matrices, in which that matrix alone was packed:
     rows into layer 1    clean | table | 0.q_proj | 0.k_proj | ...
     behind the last      clean | ...        -> divergence of every row from the first
 
-So a layer is read from its file once, used by all rows and forgotten: what is held is one layer, the rows, and the head.
+So a layer is read from its file once, used by all rows and forgotten: what is held is a layer, the rows, and the head.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from gemma_mlx.weights.read import File
 PROBE: Final = Quantization(mode="affine", bits=3, group_size=32)  # 32 divides the rows of all that can be packed
 TOKENS: Final = 384  # read, where the rows leave room for them
 LEAST_TOKENS: Final = 96
-ROWS_BYTES: Final = 1_500_000_000  # of all rows together
+ROWS_BYTES: Final = 1_000_000_000  # of all rows together; at the end they are held twice
 _AT_ONCE: Final = 4  # rows that go through a layer side by side
 _POSITIONS: Final = 128  # whose predictions are held at once
 _EDITION: Final = 1  # of what is stored
@@ -57,8 +57,8 @@ _EMBEDDING: Final = "model.embed_tokens"
 _TABLE: Final = "model.embed_tokens_per_layer"
 _HEAD: Final = "lm_head"
 
-# What a relative squared error of 1 would cost, in nats, where nothing was measured: of a part of a layer, in all layers
-# together, and of tables. From the model in the box, where the pattern of layers was nearly the same for all parts.
+# What a relative squared error of 1 would cost, in nats, where nothing was measured: of a part of the layers, in all of
+# them together, and of tables. From the model in the box: tests/benchmarks/sensing.py.
 KNOWN: Final = (
     (r"\.v_proj$", 1.9),
     (r"\.o_proj$", 2.4),
@@ -173,9 +173,10 @@ def measure(
             on_progress(f"layer {index + 1} of {count_layers}", index, count_layers + 1)
         return cast(nn.Module, fresh().model.layers[index])
 
-    model.model.layers = [_Layer(pass_, index, layer) for index in range(count_layers)]
-    hidden = model.hidden(embedded, DecoderCache.none(spec))
-    mx.eval(hidden)
+    borrowed = [getattr(each, "borrows_from", None) for each in spec.layers]
+    model.model.layers = [_Layer(pass_, index, layer, borrowed[index]) for index in range(count_layers)]
+    mx.eval(model.hidden(embedded, DecoderCache.none(spec)))
+    hidden = _behind(model, model.embed(ids), pass_)
     if on_progress is not None:
         on_progress("head", count_layers, count_layers + 1)
     divergences = _divergences(model, hidden, pass_)
@@ -187,15 +188,26 @@ def measure(
 
 
 class _Pass:
-    """What happened to each row, and how large the error was."""
+    """All rows on their way through the layers.
+
+    A decoder sees those of the tables only: what goes into its layers and comes out of them has as many rows.
+
+    Attributes:
+        names: which matrix is packed in each row.
+        errors: how large the relative squared error of it is.
+        x: the rows behind the last layer that ran.
+        lent: index of a layer -> keys and values of all rows that others borrow.
+    """
 
     def __init__(self) -> None:
-        self.rows: list[str] = [""]
+        self.names: list[str] = [""]
         self.errors: dict[str, float] = {}
+        self.x: mx.array | None = None
+        self.lent: dict[int, tuple[mx.array, mx.array]] = {}
 
     def forked(self, path: str) -> None:
         """A row was added, in which this matrix is packed."""
-        self.rows.append(path)
+        self.names.append(path)
 
     def packed(self, path: str, weight: mx.array) -> mx.array:
         """A matrix, or the rows of one, as the probe leaves it; its relative squared error is noted."""
@@ -237,55 +249,78 @@ def _packable(layer: nn.Module) -> list[tuple[str, nn.Module]]:
 class _Layer:
     """Stands where a layer was; takes it from its file when it is called, and adds a row for each of its matrices."""
 
-    def __init__(self, pass_: _Pass, index: int, layer: Callable[[int], nn.Module]) -> None:
-        self._pass, self._index, self._layer = pass_, index, layer
+    def __init__(self, pass_: _Pass, index: int, layer: Callable[[int], nn.Module], lender: int | None) -> None:
+        self._pass, self._index, self._layer, self._lender = pass_, index, layer, lender
 
     def __call__(self, x: mx.array, mask: Any, cache: Any, *extras: mx.array) -> mx.array:
         layer = cast(Callable[..., mx.array], self._layer(self._index))
-        count = x.shape[0]
+        all_rows = x if self._pass.x is None else self._pass.x
         out: list[mx.array] = []
         lent: list[Lender] = []
 
-        def run(rows: slice) -> None:
-            own, lender = _cache(cache, rows)
-            given = [_rows(extra, rows) for extra in extras]
-            out.append(layer(x[rows], mask, own, *given))
+        def run(first: int, stop: int) -> None:
+            own = self._cache(cache, first, stop)
+            out.append(layer(all_rows[first:stop], mask, own, *(_rows(extra, first, stop) for extra in extras)))
             mx.eval(out[-1])
-            if lender is not None:
-                mx.eval(lender.keys, lender.values)
-                lent.append(lender)
+            if isinstance(own, Lender):
+                mx.eval(own.keys, own.values)
+                lent.append(own)
 
-        for first in range(0, count, _AT_ONCE):
-            run(slice(first, min(first + _AT_ONCE, count)))
+        for first in range(0, len(all_rows), _AT_ONCE):
+            run(first, min(first + _AT_ONCE, len(all_rows)))
         for name, module in _packable(cast(nn.Module, layer)):
             path, weight = f"model.layers.{self._index}.{name}", module.weight
             module.weight = self._pass.packed(path, weight)
             self._pass.forked(path)
-            run(slice(0, 1))
+            run(0, 1)
             module.weight = weight
         if isinstance(cache, Lender):
-            cache.keys = mx.concatenate([each.keys for each in lent])
-            cache.values = mx.concatenate([each.values for each in lent])
-            mx.eval(cache.keys, cache.values)
+            keys, values = (mx.concatenate([getattr(each, of) for each in lent]) for of in ("keys", "values"))
+            mx.eval(keys, values)
+            self._pass.lent[self._index] = keys, values
+            cache.keys, cache.values = keys[: len(x)], values[: len(x)]
         made = mx.concatenate(out)
         mx.eval(made)
-        return made
+        self._pass.x = made
+        return made[: len(x)]
+
+    def _cache(self, cache: Any, first: int, stop: int) -> Any:
+        """The layer's cache for some of the rows."""
+        if not isinstance(cache, Lent):
+            return Lender(NoCache()) if isinstance(cache, Lender) else type(cache)()
+        assert self._lender is not None, "it borrows"
+        seen = cast(mx.array, cache.keys).shape[2]
+        return Lent(cache.offset, *(_rows(each, first, stop)[:, :, -seen:] for each in self._pass.lent[self._lender]))
 
 
-def _rows(array: mx.array, rows: slice) -> mx.array:
+class _Behind:
+    """Stands where a layer was, and gives what came out of the last one."""
+
+    def __init__(self, x: mx.array, lent: tuple[mx.array, mx.array] | None) -> None:
+        self._x, self._lent = x, lent
+
+    def __call__(self, _x: mx.array, _mask: Any, cache: Any, *_extras: mx.array) -> mx.array:
+        if self._lent is not None:
+            cache.keys, cache.values = (each[:1] for each in self._lent)
+        return self._x
+
+
+def _behind(model: Decoder, embedded: Any, pass_: _Pass) -> Float[mx.array, "R L dim"]:
+    """All rows behind what follows the layers, one after the other."""
+    x, made = pass_.x, []
+    assert x is not None, "there are layers"
+    for row in range(len(x)):
+        model.model.layers = [
+            _Behind(x[row : row + 1], pass_.lent.get(index)) for index in range(len(model.spec.layers))
+        ]
+        made.append(model.hidden(embedded, DecoderCache.none(model.spec)))
+        mx.eval(made[-1])
+    return mx.concatenate(made)
+
+
+def _rows(array: mx.array, first: int, stop: int) -> mx.array:
     """Rows of something that has fewer: a row that was added later is there what the first is."""
-    have = array.shape[0]
-    return array[mx.array([row if row < have else 0 for row in range(rows.start, rows.stop)])]
-
-
-def _cache(cache: Any, rows: slice) -> tuple[Any, Lender | None]:
-    """The cache of a layer for some of the rows, and where it lends what it has seen, what remembers it."""
-    if isinstance(cache, Lent):
-        return Lent(cache.offset, _rows(cache.keys, rows), _rows(cache.values, rows)), None
-    if isinstance(cache, Lender):
-        lender = Lender(NoCache())
-        return lender, lender
-    return type(cache)(), None
+    return array[mx.array([row if row < len(array) else 0 for row in range(first, stop)])]
 
 
 def _divergences(model: Decoder, hidden: Float[mx.array, "R L dim"], pass_: _Pass) -> dict[str, float]:
@@ -293,14 +328,14 @@ def _divergences(model: Decoder, hidden: Float[mx.array, "R L dim"], pass_: _Pas
     L = hidden.shape[1]
     untied = not model.spec.tied_head
     head = model.lm_head if untied else model.model.embed_tokens
-    found = dict.fromkeys([*pass_.rows[1:], *([_HEAD] if untied else [])], 0.0)
+    found = dict.fromkeys([*pass_.names[1:], *([_HEAD] if untied else [])], 0.0)
     whole = head.weight
     packed = pass_.packed(_HEAD if untied else f"{_EMBEDDING} as head", whole)
     for first in range(0, L, _POSITIONS):
         some = hidden[:, first : first + _POSITIONS]
         clean = _log_probabilities(model, some[:1])
         mx.eval(clean)
-        for row, path in enumerate(pass_.rows[1:], 1):
+        for row, path in enumerate(pass_.names[1:], 1):
             tied = path == _EMBEDDING and not untied
             if tied:
                 head.weight = packed

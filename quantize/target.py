@@ -132,7 +132,7 @@ def plan_for(
         )
     taken = allocate(matrices, most - rest)
     spent = _rules([(one.module, option.how) for one, option in zip(chosen, taken, strict=True)])
-    made = plan(source, keep=keep, spent=spent, **asked)
+    made = plan(source, keep=keep, spent=spent, before=first, **asked)
     losses = {one.module: option.loss for one, option in zip(chosen, taken, strict=True)}
     return Aimed(plan=made, most_bytes=most, sensitivity=found, losses=losses)
 
