@@ -82,7 +82,7 @@ OUTSIDE: Final[Mapping[str, tuple[str, ...] | None]] = {
     "tokenizers": ("text", "demo"),
     "sentencepiece": ("text", "demo"),
     "jinja2": ("text",),
-    "platformdirs": ("cli", "weights", "device", "cache"),
+    "platformdirs": ("cli", "weights", "device", "cache", "quantize"),
     "typer": ("cli",),
     "click": ("cli",),
     "rich": ("cli",),
