@@ -225,7 +225,9 @@ def plan(
         )
     form = format_of(chosen, base, [*rules, *spent])
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
-    decisions = tuple(_decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip, before=before))
+    decisions = tuple(
+        _decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip, before=before)
+    )
     _check_rules(rules, keep, decisions)
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
         raise InputError(

@@ -46,8 +46,8 @@ def _one_at_a_time(folder: Path, path: str) -> float:
     ("kind", "changes"),
     [
         ("gemma2", {}),
-        ("gemma3n_text", {"num_kv_shared_layers": 1, "num_hidden_layers": 6, "sliding_window_pattern": 2,
-                          "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0, 0.0, 0.0], "intermediate_size": [96] * 6}),
+        ("gemma3n_text", {"num_kv_shared_layers": 1, "num_hidden_layers": 6, "sliding_window_pattern": 2, "intermediate_size": [96] * 6,
+                          "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0, 0.0, 0.0]}),
         ("gemma4_text", {}),
         ("recurrent_gemma", {}),
         ("gemma", {"tie_word_embeddings": False}),

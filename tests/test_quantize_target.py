@@ -26,6 +26,7 @@ from tests.test_quantize_pack import lattice
 from tests.test_quantize_plan import with_towers
 from tests.tiny import edit_tensors, write_tiny
 
+
 def _on_lattice(arrays: dict[str, mx.array]) -> dict[str, mx.array]:
     return {name: lattice(*array.shape) for name, array in arrays.items() if "layers.1.mlp" in name}
 
