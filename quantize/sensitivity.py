@@ -50,6 +50,8 @@ LEAST_TOKENS: Final = 96
 ROWS_BYTES: Final = 1_000_000_000  # of all rows together; at the end they are held twice
 _AT_ONCE: Final = 4  # rows that go through a layer side by side
 _POSITIONS: Final = 128  # whose predictions are held at once
+_ROWS: Final = 1 << 14  # of a head, unpacked at once
+_LEAST_ERROR: Final = 1e-9  # of a matrix of zeros
 _EDITION: Final = 1  # of what is stored
 _SAMPLES, _WIDTH = 16, 4096
 
@@ -157,12 +159,13 @@ def measure(
         return cast(Decoder, load(folder, dtype=mx.float32, per_layer="disk").model)
 
     model = fresh()
-    if not isinstance(model, Decoder) or isinstance(model, EncoderDecoder):
+    if not isinstance(model, Decoder) or isinstance(model, EncoderDecoder) or model.spec.dim % PROBE.group_size:
         return None
     spec = model.spec
     matrices = [[path for path, _ in _packable(layer)] for layer in model.model.layers]
     rows = 3 + sum(map(len, matrices))
-    count = min(len(tokens), max(LEAST_TOKENS, ROWS_BYTES // (rows * spec.dim * 4)))
+    width = spec.dim * (spec.altup.streams if spec.altup is not None else 1)
+    count = min(len(tokens), max(LEAST_TOKENS, ROWS_BYTES // (rows * width * 4)))
     ids = mx.array(tokens[:count])[None]
     pass_ = _Pass()
     embedded = pass_.embedded(model, ids)
@@ -212,8 +215,8 @@ class _Pass:
     def packed(self, path: str, weight: mx.array) -> mx.array:
         """A matrix, or the rows of one, as the probe leaves it; its relative squared error is noted."""
         made = probed(weight)
-        size = mx.square(weight).sum()
-        self.errors[path] = max(cast(float, (mx.square(made - weight).sum() / size).item()), 1e-9)
+        size = mx.maximum(mx.square(weight).sum(), 1e-30)
+        self.errors[path] = max(cast(float, (mx.square(made - weight).sum() / size).item()), _LEAST_ERROR)
         return made
 
     def embedded(self, model: Decoder, ids: Integer[mx.array, "1 L"]) -> Any:
@@ -324,30 +327,42 @@ def _rows(array: mx.array, first: int, stop: int) -> mx.array:
 
 
 def _divergences(model: Decoder, hidden: Float[mx.array, "R L dim"], pass_: _Pass) -> dict[str, float]:
-    """Mean Kullback-Leibler divergence of every row's predictions from the first row's."""
+    """Mean Kullback-Leibler divergence of every row's predictions from the first row's.
+
+    The head is an error of its own, and where it is the table of embeddings, one with the error of that.
+    """
+    tied = model.spec.tied_head
+    owner, name, path = (model.model, "embed_tokens", _EMBEDDING) if tied else (model, _HEAD, _HEAD)
+    whole: Any = owner[name]
+    packed = whole.to_quantized(PROBE.group_size, PROBE.bits)
+    pass_.errors[path] = _error(whole.weight, packed)
+    head_row = pass_.names.index(_EMBEDDING) if tied else 0
+    rows = [(row, each) for row, each in enumerate(pass_.names) if row not in (0, head_row)] + [(head_row, path)]
+    found = dict.fromkeys((each for _, each in rows), 0.0)
     L = hidden.shape[1]
-    untied = not model.spec.tied_head
-    head = model.lm_head if untied else model.model.embed_tokens
-    found = dict.fromkeys([*pass_.names[1:], *([_HEAD] if untied else [])], 0.0)
-    whole = head.weight
-    packed = pass_.packed(_HEAD if untied else f"{_EMBEDDING} as head", whole)
     for first in range(0, L, _POSITIONS):
         some = hidden[:, first : first + _POSITIONS]
         clean = _log_probabilities(model, some[:1])
         mx.eval(clean)
-        for row, path in enumerate(pass_.names[1:], 1):
-            tied = path == _EMBEDDING and not untied
-            if tied:
-                head.weight = packed
-            found[path] += _divergence(clean, _log_probabilities(model, some[row : row + 1]))
-            head.weight = whole
-        if untied:
-            head.weight = packed
-            found[_HEAD] += _divergence(clean, _log_probabilities(model, some[:1]))
-            head.weight = whole
-    if not untied:  # one error for both uses: that of the whole table
-        pass_.errors[_EMBEDDING] = pass_.errors.pop(f"{_EMBEDDING} as head")
-    return {path: total / L for path, total in found.items()}
+        for row, each in rows:
+            if each == path:
+                setattr(owner, name, packed)
+            found[each] += _divergence(clean, _log_probabilities(model, some[row : row + 1]))
+        setattr(owner, name, whole)
+    return {each: total / L for each, total in found.items()}
+
+
+def _error(weight: Float[mx.array, "rows columns"], packed: Any) -> float:
+    """Relative squared error of a packed matrix, a part of its rows after the other."""
+    off, size = 0.0, 0.0
+    for first in range(0, len(weight), _ROWS):
+        some, part = weight[first : first + _ROWS], slice(first, first + _ROWS)
+        made = mx.dequantize(
+            packed.weight[part], packed.scales[part], packed.biases[part], PROBE.group_size, PROBE.bits
+        )
+        off += cast(float, mx.square(made - some).sum().item())
+        size += cast(float, mx.square(some).sum().item())
+    return max(off / max(size, 1e-30), _LEAST_ERROR)
 
 
 def _log_probabilities(model: Decoder, hidden: mx.array) -> mx.array:

@@ -20,6 +20,13 @@ from gemma_mlx.weights.quantized import leaves
 from tests.tiny import write_tiny
 
 TOKENS = [2, *(7 * index % 89 + 3 for index in range(23))]
+_GEMMA3N = {
+    "num_kv_shared_layers": 1,
+    "num_hidden_layers": 6,
+    "sliding_window_pattern": 2,
+    "intermediate_size": [96] * 6,
+    "activation_sparsity_pattern": [0.9, *[0.0] * 5],
+}
 DEMO = ("tokenizer.model", "tokenizer_config.json")
 
 
@@ -46,13 +53,12 @@ def _one_at_a_time(folder: Path, path: str) -> float:
     ("kind", "changes"),
     [
         ("gemma2", {}),
-        ("gemma3n_text", {"num_kv_shared_layers": 1, "num_hidden_layers": 6, "sliding_window_pattern": 2, "intermediate_size": [96] * 6,
-                          "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0, 0.0, 0.0]}),
+        ("gemma3n_text", _GEMMA3N),
         ("gemma4_text", {}),
         ("recurrent_gemma", {}),
         ("gemma", {"tie_word_embeddings": False}),
     ],
-)  # fmt: skip
+)
 def test_one_pass_says_what_one_at_a_time_says(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     write_tiny(tmp_path, kind, **changes)
     reports: list[tuple[str, int, int]] = []
