@@ -90,9 +90,8 @@ def divergences(name: str) -> None:
             judge(way or "--recipe gemma", plan(source, **asked))
         for size, asked in SIZES.items():
             nbytes = plan(source, recipe_name="uniform", **asked).nbytes
-            for way, more in {"": {}, " --clip": {"clip": True}, " --no-measure": {"measured": False}}.items():
-                clip = "clip" in more
-                made = plan_for(source, Aim(nbytes=nbytes, measured=more.get("measured", True)), clip=clip)
+            for way, measured in {"": True, " --no-measure": False}.items():
+                made = plan_for(source, Aim(nbytes=nbytes, measured=measured))
                 judge(f"as large as uniform {size}, --target-size{way}", made.plan, f", predicted {made.loss:.5f}")
 
 
@@ -100,7 +99,7 @@ def _texts(teacher: Gemma, name: str) -> list[list[int]]:
     if name != DEMO:
         return [list(window.tokens) for window in windows(passages("judge"), teacher.processor, 256)]
     tokens = teacher.processor.tokenizer.encode(HELD_OUT.read_text(encoding="utf-8"))
-    return [[teacher.start, *tokens[first : first + 255]] for first in range(0, 255 * 24, 255)]
+    return [[teacher.start, *tokens[first : first + 255]] for first in range(0, 255 * 16, 255 * 2)]
 
 
 def _log_probabilities(model: Any, tokens: list[int]) -> mx.array:
