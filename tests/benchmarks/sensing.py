@@ -23,7 +23,7 @@ from gemma_mlx.weights.hub import DEMO, resolve
 from gemma_mlx.weights.quantized import leaves
 from tests.benchmarks.packing import _texts
 
-CHUNKS: Final = 3  # of held-out text
+CHUNKS: Final = 2  # of held-out text
 
 
 def main(name: str) -> None:
