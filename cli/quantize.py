@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +13,12 @@ from gemma_mlx.cli.compare import finished
 from gemma_mlx.cli.console import say
 from gemma_mlx.cli.opening import found
 from gemma_mlx.cli.render.bars import Progress
-from gemma_mlx.cli.render.judgement import told
-from gemma_mlx.cli.render.tables import pairs, size, table, width
+from gemma_mlx.cli.render.plans import decided, drawn, facts, fitting
+from gemma_mlx.cli.render.tables import width
 from gemma_mlx.errors import InputError
 
 if TYPE_CHECKING:
-    from gemma_mlx.quantize.plan import Decision, Group, Plan
-    from gemma_mlx.weights.quantized import Quantization
+    from gemma_mlx.quantize.target import Aim
 
 
 def quantize(
@@ -57,6 +55,26 @@ def quantize(
     clip: Annotated[
         bool, typer.Option("--clip", help="Choose each group's range for the least error; slower.")
     ] = False,
+    target_size: Annotated[
+        str | None,
+        typer.Option("--target-size", metavar="SIZE", help="As in 6GB: best in so many bytes.", show_default=False),
+    ] = None,
+    target_bits: Annotated[
+        float | None,
+        typer.Option(
+            "--target-bits", metavar="N", help="As in 4.6: best in so many bits a weight.", show_default=False
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit", metavar="MAC", help="As in 'MacBook Air M4 16', or here: best that it holds.", show_default=False
+        ),
+    ] = None,
+    context: Annotated[int, typer.Option("--context", metavar="N", help="Tokens that a Mac shall hold.")] = 8192,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Run the model to see which parts count.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
     judging: Annotated[
         bool, typer.Option("--judge/--no-judge", help="Compare it with the original, and write the result into it.")
@@ -71,9 +89,14 @@ def quantize(
     trained for 4 bits (QAT) are recognized and kept exactly. Tokenizer, templates and processor come along. Where there
     is memory for the original, both are compared on texts, as `gemma compare` does.
 
-    With --json one object is printed: model, recipe, folder, tensors, weights, bytes, bits_per_weight, and groups, each
-    with what, layers, tensors, weights, bytes, packing, method, and errors where weights lie on a lattice; judgement,
-    as `gemma compare --json` has it, or null; with --dry-run also decisions, one for each tensor.
+    With a target, how sensitive the model is to each of its matrices is measured once and remembered, and the bytes are
+    spent where they save most. A target counts the bytes of all tensors.
+
+    With --json one object is printed: model, recipe, folder, tensors, weights, bytes, bits_per_weight, aim (bytes,
+    predicted_loss, sensitivity, tokens; null without a target), groups (what, layers, tensors, weights, bytes, packing,
+    method, and errors where weights lie on a lattice) and judgement, as `gemma compare --json` has it, or null; with
+    --dry-run also fits (context, comfortable_gb, tight_gb; null where it cannot be told) and decisions, one for each
+    tensor.
     """
     if to is None and not dry_run:
         raise InputError(
@@ -81,13 +104,23 @@ def quantize(
         )
     from gemma_mlx.quantize.convert import quantize as write
     from gemma_mlx.quantize.plan import plan
+    from gemma_mlx.quantize.target import plan_for
     from gemma_mlx.weights.write import check_target
 
     name, folder = found(flags.one_model(model, also_model), quiet=quiet)
     if to is not None:
         to = to.expanduser()
         check_target(folder, to)
-    made = plan(folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip)
+    aim, aimed = _aim(target_size, target_bits, fit, context, measure), None
+    if aim is None:
+        made = plan(folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip)
+    else:
+        _check_alone(recipe, mode, bits, group_size)
+        with Progress(quiet=quiet) as progress:
+            aimed = plan_for(folder, aim, keep=keep or (), on_progress=progress.sensing, clip=clip)
+        made = aimed.plan
+        if measure and not aimed.sensitivity.tokens and not quiet:
+            say("This model cannot be measured; the bytes are spent by what is known of such parts.")
     judgements: list[dict[str, Any] | None] = []
     if not dry_run and (target := to) is not None:
         try:
@@ -102,89 +135,43 @@ def quantize(
             if not quiet:
                 say("Stopped. The same command goes on where it was.")
             raise
-    facts = _facts(name, made, None if dry_run else to) | {"judgement": judgements[0] if judgements else None}
+    told = facts(name, made, None if dry_run else to, aimed) | {"judgement": judgements[0] if judgements else None}
+    if dry_run:
+        told["fits"] = fitting(made, context)
     if as_json:
         if dry_run:
-            facts["decisions"] = [_decision(one) for one in made.decisions]
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+            told["decisions"] = [decided(one, aimed) for one in made.decisions]
+        print(json.dumps(told, indent=2, ensure_ascii=False))
         return
-    print(_drawn(facts, made, width(), plan=dry_run))
+    print(drawn(told, made, width(), plan=dry_run))
 
 
-def _facts(name: str, made: Plan, folder: Path | None) -> dict[str, Any]:
-    return {
-        "model": name,
-        "recipe": made.recipe.name,
-        "folder": None if folder is None else str(folder),
-        "tensors": len(made.decisions),
-        "weights": made.weights,
-        "bytes": made.nbytes,
-        "bits_per_weight": made.bits_per_weight,
-        "groups": [_group(group) for group in made.groups()],
-    }
+def _aim(size: str | None, bits: float | None, fit: str | None, context: int, measure: bool) -> Aim | None:
+    """What is aimed at; None where nothing is."""
+    if size is None and bits is None and fit is None:
+        return None
+    from gemma_mlx.quantize import machine
+    from gemma_mlx.quantize.target import Aim, parse_size
+
+    on = (
+        None
+        if fit is None
+        else machine.here()
+        if fit.strip().lower() in ("here", "")
+        else machine.named(fit, None, None)
+    )
+    nbytes = None if size is None else parse_size(size)
+    return Aim(nbytes=nbytes, bits=bits, machine=on, context=context, measured=measure)
 
 
-def _group(group: Group) -> dict[str, Any]:
-    return {
-        "what": group.what,
-        "layers": list(group.layers),
-        "tensors": group.tensors,
-        "weights": group.weights,
-        "bytes": group.nbytes,
-        "packing": _packing(group.how),
-        "method": group.method,
-        "errors": None if group.errors is None else {"lattice": group.errors[0], "plain": group.errors[1]},
-    }
-
-
-def _decision(one: Decision) -> dict[str, Any]:
-    return {
-        "module": one.module,
-        "tensors": [output.name for output in one.outputs],
-        "weights": one.weights,
-        "bytes": one.nbytes,
-        "packing": _packing(one.how),
-        "method": one.method,
-    }
-
-
-def _packing(how: Quantization | None) -> dict[str, Any] | None:
-    return None if how is None else {"mode": how.mode, "bits": how.bits, "group_size": how.group_size}
-
-
-def _drawn(facts: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) -> str:
-    before = made.checkpoint
-    rows = [
-        ("model", f"{facts['model']}, {size(sum(one.source_bytes for one in made.decisions))}"),
-        ("folder", facts["folder"] or ""),
-        ("recipe", f"{made.recipe.name}: {made.recipe.told}"),
-        ("weights", f"{facts['weights']:,} in {len(before.match.spec.layers)} layers"),
-        ("size", f"{size(facts['bytes'])}, {facts['bits_per_weight']:.2f} bits per weight"),
-    ]
-    exact = [group.errors for group in made.groups() if group.errors is not None]
-    if exact:
-        lattice, plain = (max(each) for each in zip(*exact, strict=True))
-        rows.append(("trained for Q4_0", f"error {lattice:.2%} at most, where plain packing has {plain:.1%}"))
-    if not plan:
-        if facts["judgement"] is not None:
-            rows.append(("judged", told(facts["judgement"])))
-        return pairs(rows, fit)
-    lines = [
-        (group.what, _layers(group.layers), f"{group.tensors:,}", _packed(group), size(group.nbytes))
-        for group in made.groups()
-    ]
-    return f"{pairs(rows, fit)}\n\n{table(('part', 'layers', 'tensors', 'packing', 'bytes'), lines, fit)}"
-
-
-def _packed(group: Group) -> str:
-    if group.how is None:
-        return "as it was" if group.method == "exact" else "bf16"
-    told = f"{group.how.bits} bits / {group.how.group_size}" if group.how.mode == "affine" else group.how.mode
-    return told + {"lattice": ", exact", "clip": ", clipped", "exact": ", as it was"}.get(group.method or "", "")
-
-
-def _layers(layers: tuple[int, ...]) -> str:
-    """`0-2, 9`."""
-    starts = [index for before, index in pairwise((-2, *layers)) if index != before + 1]
-    ends = [index for index, after in pairwise((*layers, -2)) if after != index + 1]
-    return ", ".join(f"{one}" if one == other else f"{one}-{other}" for one, other in zip(starts, ends, strict=True))
+def _check_alone(recipe: str, mode: str | None, bits: int | None, group_size: int | None) -> None:
+    """Refuses flags that say what a target decides."""
+    named = {"--mode": mode, "--bits": bits, "--group-size": group_size}
+    said = [flag for flag, value in named.items() if value is not None]
+    if recipe.strip().lower() != "gemma":
+        said.insert(0, f"--recipe {recipe}")
+    if said:
+        raise InputError(
+            f"A target decides how each matrix is packed, and so does {said[0]}.",
+            "Leave one of them out; --keep says what is decided already.",
+        )

@@ -35,9 +35,9 @@ def show(
     model_type, slice, weights, bytes, bits_per_weight, memory_bytes (of weights), table_bytes (more with --per-layer
     memory), files, spec, runs (of equal layers), encoder_runs (of an encoder in front), stored (how, with bytes and
     modules), packed_from (its format, if another program packed it), grids (maps whose activations are rounded), unread
-    (name and reason), text (template, stop_tokens, defaults, or error) and judgement (what `gemma compare` found when it
-    was quantized, or null). Of a model that is not on this machine, what the catalogue knows is shown, as `gemma models
-    --json` has it.
+    (name and reason), text (template, stop_tokens, defaults, or error) and judgement (what `gemma compare` found when
+    it was quantized, or null). Of a model that is not on this machine, what the catalogue knows is shown, as `gemma
+    models --json` has it.
     """
     from gemma_mlx.weights.load import inspect
     from gemma_mlx.weights.slices import parse

@@ -17,7 +17,7 @@ from gemma_mlx import __version__
 from gemma_mlx.errors import InputError
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
 from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
-from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, for_layers, packing, parse_keep, recipe
+from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, format_of, packing, parse_keep, recipe
 from gemma_mlx.spec import DecoderSpec
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.load import BORROWED, Checkpoint, inspect
@@ -194,6 +194,8 @@ def plan(
     group_size: int | None = None,
     keep: Sequence[str] = (),
     clip: bool = False,
+    spent: Sequence[Rule] = (),
+    before: Plan | None = None,
 ) -> Plan:
     """Decides about every tensor of the checkpoint in `source`. Headers are read, and samples of the weights.
 
@@ -205,6 +207,8 @@ def plan(
         group_size: of affine codes.
         keep: "PATTERN=8" and the like, see `parse_keep`; they come before the recipe.
         clip: choose the range of each affine group for the least squared error.
+        spent: rules that come after `keep` and before the recipe: what a budget was spent on.
+        before: a plan of the same files, from which it is known what lies on a lattice.
 
     Raises:
         InputError: the source is quantized already, or what is asked for cannot be had.
@@ -230,9 +234,9 @@ def plan(
             if checkpoint.repacked.method is None
             else "--recipe exact writes it in the layout of MLX, without loss.",
         )
-    form = for_layers(chosen, base, len(checkpoint.match.spec.layers), rules)
+    form = format_of(chosen, base, [*rules, *spent])
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
-    decisions = tuple(_decisions(checkpoint, form, base, rules, looks=looks, clip=clip))
+    decisions = tuple(_decisions(checkpoint, form, base, rules, looks=looks, clip=clip, before=before))
     _check_rules(rules, keep, decisions)
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
         raise InputError(
@@ -265,8 +269,10 @@ def _decisions(
     *,
     looks: bool,
     clip: bool,
+    before: Plan | None,
 ) -> Iterator[Decision]:
     names = checkpoint.match.architecture.NAMES
+    seen = None if before is None else {one.source.name: one.errors for one in before.decisions}
     for parameter, tensor, kind in sorted(written(checkpoint), key=lambda each: (each[1].file, each[1].start)):
         module, _, last = parameter.rpartition(".")
         is_map = last == "weight" and len(tensor.shape) >= 2 and tensor.dtype in FLOATING
@@ -276,7 +282,7 @@ def _decisions(
             how = _how(form, base, module, tensor.shape[-1], kind)
         ruled = any(re.search(rule.pattern, module) for rule in rules)
         if looks and how is not None and kind == "own" and not ruled and not tensor.shape[-1] % BLOCKS_OF_32.group_size:
-            errors = _on_lattice(tensor)
+            errors = _on_lattice(tensor) if seen is None else seen[tensor.name]
         if errors is not None:
             how = BLOCKS_OF_32
         name = names.published(parameter)

@@ -22,7 +22,10 @@ TOWER_MAPS: Final = (
     r"(vision_tower|audio_tower|multi_modal_projector|embed_vision|embed_audio)\."
     r"(.*\.)?([qkvo]_proj|out_proj|fc[12]|gate_proj|up_proj|down_proj|embedding_projection)(\.linear)?$"
 )
-_OUTER: Final = r"\.({layers})\.(.*\.)?(v_proj|down_proj)$"
+# What a token is looked up in and what it is chosen by, and values: each weight of them costs ten times what one of the
+# feed-forward costs. Keys and what attention gives out cost two to three times as much (docs/guides/quantize.md).
+_TWO_MORE: Final = r"(^|\.)(embed_tokens|lm_head)$|\.v_proj$"
+_ONE_MORE: Final = r"\.(k_proj|o_proj)$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,8 @@ class Recipe:
         name: of it.
         told: what it does, in a few words.
         base: how the rest is packed where nothing else is said; None leaves it as it is.
+        finer: pattern of module paths -> bits that these get more than the rest, 8 at most.
         fine: patterns of module paths that are packed in 8 bits.
-        outer: whether values and down projections of the first and the last eighth of the layers are, too.
         lattice: whether weights that lie on a lattice of 4 bits are looked for, and packed on it without loss.
         packed: whether it is for checkpoints that are packed already, and for no others.
     """
@@ -42,8 +45,8 @@ class Recipe:
     name: str
     told: str
     base: Quantization | None = BITS_4
+    finer: tuple[tuple[str, int], ...] = ()
     fine: tuple[str, ...] = ()
-    outer: bool = False
     lattice: bool = False
     packed: bool = False
 
@@ -56,9 +59,10 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         for each in (
             Recipe(
                 name="gemma",
-                told="8 bits for tables, head, router and towers, and for values and down in the outer layers",
+                told="more bits where a weight counts more: embeddings, head, values, keys, outputs; 8 for the rest "
+                "beside the layers",
+                finer=((_TWO_MORE, 2), (_ONE_MORE, 1)),
                 fine=_FINE,
-                outer=True,
                 lattice=True,
             ),
             Recipe(name="uniform", told="the same for all of the decoder"),
@@ -139,19 +143,24 @@ def parse_keep(text: str) -> Rule:
     return Rule(pattern, packing("affine", int(found[1]), int(found[2] or AFFINE_GROUP), BITS_8))
 
 
-def for_layers(chosen: Recipe, base: Quantization | None, layers: int, keep: Sequence[Rule] = ()) -> Format:
+def format_of(chosen: Recipe, base: Quantization | None, keep: Sequence[Rule] = ()) -> Format:
     """The format that a recipe is for a model, but for the rest, which has `base`.
 
     Args:
         chosen: the recipe.
         base: how the rest is packed; None where it is not.
-        layers: of the model.
         keep: rules that come before the recipe's.
     """
     fine = base if base is not None and (base.mode, base.bits) == ("affine", BITS_8.bits) else BITS_8
-    rules = [*keep, *(Rule(pattern, fine) for pattern in chosen.fine)]
-    if chosen.outer:
-        edge = -(-layers // 8)
-        outer = sorted({*range(edge), *range(layers - edge, layers)})
-        rules.append(Rule(_OUTER.format(layers="|".join(map(str, outer))), fine))
+    rules = list(keep)
+    for pattern, more in chosen.finer:
+        bits = BITS_4.bits if base is None else base.bits
+        enough = next((each for each in AFFINE_BITS if each >= bits + more), fine.bits)
+        rules.append(
+            Rule(
+                pattern,
+                fine if enough == fine.bits else Quantization(mode="affine", bits=enough, group_size=AFFINE_GROUP),
+            )
+        )
+    rules += [Rule(pattern, fine) for pattern in chosen.fine]
     return Format(name=chosen.name, told=chosen.told, rules=tuple(rules))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemma_mlx.cli.app import main
-from gemma_mlx.cli.quantize import _layers
+from gemma_mlx.weights.hub import resolve
 from gemma_mlx.weights.load import inspect
 from tests.test_quantize_plan import on_lattice
 from tests.tiny import edit_tensors, write_tiny
@@ -32,7 +32,9 @@ def test_the_plan_is_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (code, err) == (0, "")
     written = json.loads(out)
     assert written["folder"] == str(target)
-    assert planned == written | {"folder": None, "decisions": planned["decisions"]}
+    assert planned == written | {"folder": None, "fits": planned["fits"], "decisions": planned["decisions"]}
+    assert planned["fits"] == {"context": 4096, "comfortable_gb": 8, "tight_gb": 8}
+    assert planned["aim"] is None
     assert inspect(target).nbytes == written["bytes"]
     assert sum(group["bytes"] for group in written["groups"]) == written["bytes"]
     assert sum(one["bytes"] for one in planned["decisions"]) == written["bytes"]
@@ -46,7 +48,8 @@ def test_the_plan_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = _run(capsys, "quantize", "demo", "--dry-run", "--clip", "--keep", "o_proj=bf16", "--mode", "affine")
     assert "bits per weight" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line}
-    assert "8 bits / 64" in rows["embed_tokens"]
+    assert "6 bits / 64" in rows["embed_tokens"]
+    assert rows["fits"].split(None, 1)[1] == "a Mac with 8 GB, with 4,096 tokens"
     assert "4 bits / 64, clipped" in rows["mlp.gate_proj"]
     assert rows["self_attn.o_proj"].split()[1:4] == ["0-5", "6", "bf16"]
 
@@ -73,6 +76,11 @@ def test_trained_for_4_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (("demo", "--to", "x", "--mode", "q4_k"), "'q4_k' is no mode"),
         (("demo", "--to", "x", "--keep", "v_prj=8"), "finds no module"),
         (("demo", "--to", "x", "--recipe", "qat"), "No weights of"),
+        (("demo", "--to", "x", "--target-size", "6"), "cannot be reached"),
+        (("demo", "--to", "x", "--target-size", "6 G"), "'6 G' is no size"),
+        (("demo", "--to", "x", "--target-size", "6GB", "--target-bits", "4"), "one of them"),
+        (("demo", "--to", "x", "--target-bits", "4", "--bits", "4"), "so does --bits"),
+        (("demo", "--to", "x", "--target-bits", "4", "--recipe", "uniform"), "so does --recipe uniform"),
     ],
 )
 def test_what_cannot_be_done(
@@ -116,7 +124,57 @@ def test_ctrl_c_keeps_what_there_is(
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
-def test_layers_are_written_short() -> None:
-    assert _layers((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
-    assert _layers(()) == ""
-    assert _layers((3,)) == "3"
+def test_a_target_is_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "made"
+    asked = ("quantize", "demo", "--target-bits", "4.6", "--no-measure", "--json")
+    code, out, err = _run(capsys, *asked, "--to", str(target))
+    assert (code, err) == (0, "")
+    written = json.loads(out)
+    assert written["bytes"] == inspect(target).nbytes <= written["aim"]["bytes"]
+    assert (written["aim"]["sensitivity"], written["aim"]["tokens"]) == ("known", 0)
+    _, out, _ = _run(capsys, *asked, "--dry-run")
+    planned = json.loads(out)
+    matrices = [one for one in planned["decisions"] if one["packing"] is not None]
+    assert sum(one["predicted_loss"] for one in matrices) == pytest.approx(planned["aim"]["predicted_loss"])
+    assert all(one["sensitivity"] > 0 for one in matrices)
+
+
+def test_what_is_measured_is_remembered(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gemma_mlx.quantize import sensitivity
+    from gemma_mlx.quantize.sensitivity import Sensitivity
+
+    runs = []
+
+    def measured(*_: object) -> Sensitivity:
+        runs.append(1)
+        return Sensitivity(losses=dict.fromkeys(inspect(resolve("demo")).quantization, 0.5), tokens=384)
+
+    monkeypatch.setattr(sensitivity, "measure", measured)
+    monkeypatch.setattr(sensitivity, "_folder", lambda: tmp_path)
+    for _ in range(2):
+        _, out, err = _run(capsys, "quantize", "demo", "--target-size", "2MB", "--dry-run")
+        assert err == ""
+        told = " ".join(out.split())
+        assert "target 2.0 MB; predicted loss" in told
+        assert "nats, measured on 384 tokens" in told
+    assert runs == [1]
+
+
+def test_what_cannot_be_measured_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny(tmp_path, "t5gemma")
+    code, _, err = _run(capsys, "quantize", str(tmp_path), "--target-bits", "8", "--dry-run")
+    assert code == 0
+    assert "cannot be measured" in err
+
+
+def test_for_a_mac(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("quantize", "demo", "--no-measure", "--dry-run", "--json", "--context", "1024")
+    _, out, _ = _run(capsys, *asked, "--fit", "MacBook Air M4 16")
+    told = json.loads(out)
+    assert {group["packing"]["bits"] for group in told["groups"] if group["packing"]} == {8}
+    assert told["fits"]["context"] == 1024
+    code, _, err = _run(capsys, *asked, "--fit", "Lisa")
+    assert code == 1
+    assert "hint: " in err

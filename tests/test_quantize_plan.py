@@ -11,6 +11,7 @@ import pytest
 from gemma_mlx.errors import InputError
 from gemma_mlx.quantize.formats import BITS_4, BITS_8, BLOCKS_OF_32
 from gemma_mlx.quantize.plan import plan
+from gemma_mlx.weights.quantized import Quantization
 from tests.test_quantize_pack import lattice
 from tests.tiny import edit_config, edit_tensors, write_tiny
 
@@ -43,10 +44,9 @@ def test_every_tensor_is_decided(tmp_path: Path) -> None:
     made = plan(tmp_path)
     hows = {one.path: one.how for one in made.decisions}
     layer = "language_model.model.layers"
-    assert hows["language_model.model.embed_tokens"] == BITS_8
-    assert [hows[f"{layer}.{index}.mlp.down_proj"] == BITS_8 for index in (0, 1, 2, 6, 7, 8)] == [
-        True, True, False, False, True, True,
-    ]  # fmt: skip
+    assert hows["language_model.model.embed_tokens"] == Quantization(mode="affine", bits=6, group_size=64)
+    values = {hows[f"{layer}.{index}.self_attn.v_proj"] for index in range(9)}
+    assert values == {Quantization(mode="affine", bits=6, group_size=64)}
     assert hows[f"{layer}.0.mlp.up_proj"] == BITS_4
     tower = "vision_tower.vision_model"
     assert hows[f"{tower}.encoder.layers.0.mlp.fc1"] == BITS_8
@@ -58,18 +58,19 @@ def test_every_tensor_is_decided(tmp_path: Path) -> None:
         "bits": 4,
         "mode": "affine",
     }
-    assert table[f"{layer}.0.mlp.down_proj"] == {"group_size": 64, "bits": 8, "mode": "affine"}
+    assert table[f"{layer}.0.self_attn.v_proj"] == {"group_size": 64, "bits": 6, "mode": "affine"}
     assert f"{layer}.2.mlp.down_proj" not in table
     assert made.config["dtype"] == "bfloat16"
     assert sum(group.tensors for group in made.groups()) == len(made.decisions)
     assert sum(group.nbytes for group in made.groups()) == made.nbytes
-    promoted = next(group for group in made.groups() if group.what.endswith("down_proj") and group.how == BITS_8)
-    assert promoted.layers == (0, 1, 7, 8)
+    finer = next(group for group in made.groups() if group.what.endswith("o_proj"))
+    assert (finer.layers, finer.how) == (tuple(range(9)), Quantization(mode="affine", bits=5, group_size=64))
 
 
 def test_bits_per_weight(tmp_path: Path) -> None:
     write_tiny(tmp_path)
-    exact = {one.how: one.nbytes * 8 / one.weights for one in plan(tmp_path).decisions}
+    made = plan(tmp_path, keep=["embed_tokens=8"])
+    exact = {one.how: one.nbytes * 8 / one.weights for one in made.decisions}
     assert (exact[BITS_4], exact[BITS_8], exact[None]) == (4.5, 8.5, 16.0)
     for mode, bits in (("mxfp4", 4.25), ("mxfp8", 8.25), ("nvfp4", 4.5)):
         made = plan(tmp_path, recipe_name="uniform", mode=mode)

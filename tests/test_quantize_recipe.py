@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gemma_mlx.errors import InputError
-from gemma_mlx.quantize.formats import BITS_4, BITS_8, Rule
-from gemma_mlx.quantize.recipe import DEFAULT, RECIPES, TOWER_MAPS, for_layers, packing, parse_keep, recipe
+from gemma_mlx.quantize.formats import BITS_4, BITS_8, Format, Rule
+from gemma_mlx.quantize.recipe import DEFAULT, RECIPES, TOWER_MAPS, format_of, packing, parse_keep, recipe
 from gemma_mlx.weights.quantized import AFFINE_BITS, AFFINE_GROUPS, FIXED, Quantization
 
 
@@ -17,25 +17,38 @@ def test_names() -> None:
     assert caught.value.hint == "--recipe gemma"
 
 
-def test_the_recipe_gemma_keeps_what_4_bits_cost_most() -> None:
-    form = for_layers(RECIPES["gemma"], BITS_4, 26)
-    fine = ("model.embed_tokens", "model.embed_tokens_per_layer", "lm_head", "model.layers.9.router.proj", "dense.0")
+def _bits(form: Format, path: str) -> int | None:
+    how = form.of(path, 64)
+    return None if how is None else how.bits
+
+
+def test_the_recipe_gemma_gives_bits_where_a_weight_counts() -> None:
+    form = format_of(RECIPES["gemma"], BITS_4)
+    fine = ("model.embed_tokens_per_layer", "model.layers.9.router.proj", "dense.0", "model.per_layer_model_projection")
     assert {form.of(path, 64) for path in fine} == {BITS_8}
-    for name in ("self_attn.v_proj", "mlp.down_proj", "experts.down_proj", "temporal_block.v_proj"):
-        outer = [index for index in range(26) if form.of(f"model.layers.{index}.{name}", 64) == BITS_8]
-        assert outer == [0, 1, 2, 3, 22, 23, 24, 25]
-    assert form.of("model.layers.0.self_attn.q_proj", 64) is None  # the rest is the base's
+    layer = "model.layers.3.self_attn"
+    assert [_bits(form, path) for path in ("model.embed_tokens", "lm_head", f"{layer}.v_proj")] == [6, 6, 6]
+    assert [_bits(form, f"{layer}.{name}") for name in ("k_proj", "o_proj")] == [5, 5]
+    assert form.of(f"{layer}.q_proj", 64) is None  # the rest is the base's
+    assert form.of("model.layers.3.experts.down_proj", 64) is None
+    assert format_of(RECIPES["uniform"], BITS_4).of("lm_head", 64) is None
+
+
+@pytest.mark.parametrize(("base", "two", "one"), [(2, 4, 3), (3, 5, 4), (5, 8, 6), (6, 8, 8), (8, 8, 8)])
+def test_more_bits_than_the_rest(base: int, two: int, one: int) -> None:
+    form = format_of(RECIPES["gemma"], Quantization(mode="affine", bits=base, group_size=64))
+    assert (_bits(form, "lm_head"), _bits(form, "model.layers.0.self_attn.o_proj")) == (two, one)
 
 
 def test_finer_than_the_recipe_stays_so() -> None:
     fine = Quantization(mode="affine", bits=8, group_size=32)
-    assert for_layers(RECIPES["gemma"], fine, 4).of("lm_head", 64) == fine
+    assert format_of(RECIPES["gemma"], fine).of("lm_head", 64) == fine
     mx8 = Quantization(mode="mxfp8", bits=8, group_size=32)
-    assert for_layers(RECIPES["gemma"], mx8, 4).of("lm_head", 64) == BITS_8
+    assert format_of(RECIPES["gemma"], mx8).of("lm_head", 64) == BITS_8
 
 
 def test_what_is_kept_comes_first() -> None:
-    form = for_layers(RECIPES["gemma"], BITS_4, 4, [Rule("lm_head", None), Rule("head|v_proj", BITS_4)])
+    form = format_of(RECIPES["gemma"], BITS_4, [Rule("lm_head", None), Rule("head|v_proj", BITS_4)])
     assert form.of("lm_head", 64) is None
     assert form.of("model.layers.0.self_attn.v_proj", 64) == BITS_4
 
@@ -50,8 +63,8 @@ def test_what_is_kept_comes_first() -> None:
     ],
 )
 def test_maps_of_towers(path: str) -> None:
-    assert for_layers(RECIPES["gemma"], BITS_4, 4).of(path, 64) == BITS_8
-    assert for_layers(RECIPES["uniform"], BITS_4, 4).of(path, 64) is None
+    assert format_of(RECIPES["gemma"], BITS_4).of(path, 64) == BITS_8
+    assert format_of(RECIPES["uniform"], BITS_4).of(path, 64) is None
 
 
 def test_what_is_no_map_of_a_tower() -> None:

@@ -77,6 +77,10 @@ class Progress:
             self._what, self._pace = "quantizing", Pace(done, now)
         self._show(what.capitalize(), done, total, size(total), self._pace.told(done, total, now))
 
+    def sensing(self, what: str, done: int, total: int) -> None:
+        """Layers of a model of which is known what their errors cost."""
+        self._show(f"Measuring {what}", done, total, "the model")
+
     def reading(self, done: int, total: int) -> None:
         """Tokens of a prompt that have been read."""
         self._show("Reading", done, total, f"{total:,} tokens")

@@ -4,6 +4,7 @@
 
 Writes a random Gemma 3 of about 1 GB into FOLDER, where it stays and is used again. Each way runs in a process of its
 own, three times in turn, and says its seconds and the most memory it held: what MLX counted, and what the system did.
+At the end, for ways of the same size, the Kullback-Leibler divergence from the source on random tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+import gemma_mlx
 from gemma_mlx import registry
 from gemma_mlx.weights.load import inspect
 from gemma_mlx.weights.save import save_checkpoint
@@ -59,9 +61,14 @@ def measure(folder: Path, way: str, target: Path) -> dict[str, float]:
     else:
         from gemma_mlx.quantize.convert import quantize
         from gemma_mlx.quantize.plan import plan
+        from gemma_mlx.quantize.target import Aim, plan_for
 
         began = time.perf_counter()
-        quantize(plan(folder, recipe_name="gemma" if way == "gemma" else "uniform", clip=way == "clip"), target)
+        if way == "budget":  # as many bytes as mlx-lm's, spent by what is known of such parts
+            nbytes = plan(folder, recipe_name="uniform").nbytes
+            quantize(plan_for(folder, Aim(nbytes=nbytes, measured=False)).plan, target)
+        else:
+            quantize(plan(folder, recipe_name="gemma" if way == "gemma" else "uniform", clip=way == "clip"), target)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"seconds": time.perf_counter() - began, "peak": mx.get_peak_memory(), "resident": held}
 
@@ -75,7 +82,7 @@ def main() -> None:
     if not (folder / "config.json").exists():  # elsewhere, for a process inherits the peak of the one that starts it
         subprocess.run([sys.executable, "-m", "tests.benchmarks.quantizing", str(folder), "make", ""], check=True)
     print(f"{inspect(folder).nbytes / 1e9:.2f} GB")
-    ways: dict[str, list[dict[str, float]]] = {"mlx-lm": [], "uniform": [], "gemma": [], "clip": []}
+    ways: dict[str, list[dict[str, float]]] = {"mlx-lm": [], "uniform": [], "gemma": [], "budget": [], "clip": []}
     for _ in range(RUNS):
         for way, found in ways.items():
             target = folder.with_name(f"{folder.name}-{way}")
@@ -92,6 +99,20 @@ def main() -> None:
         bool(mx.array_equal(array, tensors[1][name]).item()) for name, array in tensors[0].items()
     )
     print(f"uniform has the same tensors as mlx-lm: {'yes' if equal else 'no'}")
+    clean = _said(folder)
+    for way in ("mlx-lm", "budget"):
+        made = folder.with_name(f"{folder.name}-{way}")
+        divergence = (mx.exp(clean) * (clean - _said(made))).sum(axis=-1).mean().item()
+        print(f"{way}: {inspect(made).bits_per_weight:.3f} bits per weight, KL {divergence:.5f}")
+
+
+def _said(folder: Path) -> mx.array:
+    """Log probabilities behind 64 random tokens."""
+    ids = mx.random.randint(3, CONFIG["vocab_size"], (64,), key=mx.random.key(1))
+    logits = gemma_mlx.load(folder, mx.float32).logits(ids)
+    said = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    mx.eval(said)
+    return said
 
 
 def _read(file: Path) -> list[tuple[str, mx.array]]:
