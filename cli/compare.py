@@ -106,7 +106,7 @@ def finished(plan: Plan, name: str, target: Path, draft: Path, *, judging: bool,
         f"Made from {public} with `gemma quantize`, recipe `{plan.recipe.name}`: {plan.bits_per_weight:.2f} bits per "
         f"weight, {size(plan.nbytes)} instead of {size(before)}."
     )
-    write_evidence(draft, made, found, _repository(name))
+    write_evidence(draft, made, found, _repository(name), plan.checkpoint.folder)
     return found
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from gemma_mlx.config import EVIDENCE
+from gemma_mlx.weights.write import CARD
 
-CARD: Final = "README.md"
 BEGIN, END = "<!-- gemma-mlx: begin -->", "<!-- gemma-mlx: end -->"
 TAGS: Final = ("mlx", "gemma-mlx", "quantized")
 
@@ -29,7 +29,13 @@ _TOLD: Final[Mapping[str, str]] = {
 }
 
 
-def write_evidence(folder: Path, made: str, judgement: Mapping[str, Any] | None, base_model: str | None = None) -> None:
+def write_evidence(
+    folder: Path,
+    made: str,
+    judgement: Mapping[str, Any] | None,
+    base_model: str | None = None,
+    source: Path | None = None,
+) -> None:
     """Adds to the card and to config.json what is known about a checkpoint; what was there of ours is replaced.
 
     Args:
@@ -37,13 +43,14 @@ def write_evidence(folder: Path, made: str, judgement: Mapping[str, Any] | None,
         made: a sentence about how it was made.
         judgement: JSON form of a `Judgement`; None where it was not judged.
         base_model: repository of the source, if it has one.
+        source: folder whose card is kept; `folder` itself where None.
 
     Raises:
         OSError: the files cannot be read or written.
     """
-    path = folder / CARD
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    _replace(path, card(before, made, judgement, base_model))
+    kept = (source or folder) / CARD
+    before = kept.read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
+    _replace(folder / CARD, card(before, made, judgement, base_model))
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop(EVIDENCE, None)
     if judgement is not None:

@@ -36,8 +36,8 @@ WANTED: Final = (
     "chat_template.jinja",
     "chat_template.json",
     "*processor_config.json",
-    "README.md",  # the model's card
     "tdc_prompts.json",  # TxGemma's tasks, to be filled in
+    "README.md",  # the model's card: `gemma quantize` keeps it
     # of embedding models
     "modules.json",
     "config_sentence_transformers.json",

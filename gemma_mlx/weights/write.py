@@ -37,6 +37,7 @@ KEPT_SECONDS: Final = 10.0
 JOURNAL: Final = ".journal.json"
 
 _CONFIG: Final = "config.json"
+CARD: Final = "README.md"  # says what the source is, which is not what is written
 # The metadata by which transformers knows whose layout the tensors have.
 _METADATA: Final = {"format": "pt"}
 _METADATA_PACKED: Final = {"format": "mlx"}
@@ -370,7 +371,7 @@ def _write_rest(draft: Path, source: Path, files: Layout, config: Mapping[str, A
     for path in sorted({path for pattern in WANTED for path in source.glob(pattern)}):
         beside = path.relative_to(source)
         is_weights = len(beside.parts) == 1 and beside.suffix == ".safetensors"
-        if path.is_file() and not is_weights and beside.name != INDEX and beside != Path(_CONFIG):
+        if path.is_file() and not is_weights and str(beside) not in (INDEX, _CONFIG, CARD):
             (draft / beside).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, draft / beside)
     # What was found out about the source holds for it alone.
