@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
+
+import numpy as np
+import numpy.typing as npt
 
 from gemma_mlx.errors import WeightsError
 
@@ -35,6 +38,28 @@ _AGAIN: Final = "Delete the file and fetch it again."
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How a tensor is made of what its file holds: a block of bytes at a time, each by itself.
+
+    Attributes:
+        stored: bytes of a block in the file.
+        made: bytes that are made of it.
+        make: [blocks stored] -> [blocks made]; None where the bytes are taken as they are.
+    """
+
+    stored: int
+    made: int
+    make: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None
+
+    def decoded(self, data: memoryview) -> memoryview:
+        """The bytes that are made of those of whole blocks."""
+        if self.make is None:
+            return data
+        blocks = np.frombuffer(data, np.uint8).reshape(-1, self.stored)
+        return np.ascontiguousarray(self.make(blocks)).data.cast("B")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TensorInfo:
     """Where one tensor lies.
 
@@ -46,6 +71,8 @@ class TensorInfo:
         start: offset of the first byte of what is stored.
         stop: offset behind its last byte.
         cut: where only a part is wanted, its axis and the (first, behind the last) index of each piece, in order.
+        encoding: of a file that is no safetensors file, how the tensor is made of its bytes; dtype and shape are those
+            of what is made.
     """
 
     file: Path
@@ -55,10 +82,11 @@ class TensorInfo:
     start: int
     stop: int
     cut: tuple[int, tuple[tuple[int, int], ...]] | None = None
+    encoding: Encoding | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file, of what is wanted."""
+        """Bytes of what is wanted: in the file, or where it is made of something else, as it is made."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def parts(self, count: int, axis: int) -> list[TensorInfo]:
@@ -84,6 +112,9 @@ class TensorInfo:
             return
         axis, ranges = self.cut
         inner = math.prod(self.shape[axis + 1 :]) * ITEM_BYTES[self.dtype]
+        if self.encoding is not None:
+            assert not inner % self.encoding.made, "a part of a tensor is cut between its blocks"
+            inner = inner // self.encoding.made * self.encoding.stored
         rows = math.prod(self.shape[:axis])
         stride = (self.stop - self.start) // rows if rows else 0
         for row in range(rows):

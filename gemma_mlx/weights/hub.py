@@ -19,7 +19,7 @@ from gemma_mlx.config import read_config
 from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
 from gemma_mlx.spec import DrafterSpec, EncoderSpec
 from gemma_mlx.weights import cached, pull
-from gemma_mlx.weights.files import check_folder
+from gemma_mlx.weights.files import check_folder, located
 from gemma_mlx.weights.transfer import OnProgress
 
 DEMO: Final = "demo"
@@ -96,7 +96,7 @@ def look(name: str) -> tuple[str, Path | None]:
     folder = Path(os.path.expanduser(name))
     if os.path.exists(folder):  # which, unlike Path.exists, answers for a name that is too long, too
         check_folder(folder)
-        return name, folder
+        return name, located(folder)
     name = checked(repository(name))
     return name, cached.complete(name)
 

@@ -27,7 +27,7 @@ from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.registry import Match
 from gemma_mlx.spec import DecoderSpec, EncoderDecoderSpec, EncoderSpec, StackSpec
 from gemma_mlx.weights.disk_table import TABLE, DiskTable
-from gemma_mlx.weights.files import Stored, check_folder, stored_tensors
+from gemma_mlx.weights.files import Stored, check_folder, located, stored_tensors
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.matformer import slice_config, slice_stored
 from gemma_mlx.weights.modules import with_head
@@ -133,7 +133,7 @@ def inspect(folder: Path, *, piece: Slice | None = None) -> Checkpoint:
     Raises:
         GemmaError: whatever is wrong with the checkpoint, as a sentence.
     """
-    return _assemble(folder, piece)[0]
+    return _assemble(located(folder), piece)[0]
 
 
 def load(
@@ -174,7 +174,7 @@ def load(
         raise InputError(
             f"Per-layer embeddings cannot be kept in {per_layer!r}; they are kept on the 'disk' or in 'memory'."
         )
-    checkpoint, model = _assemble(folder, piece)
+    checkpoint, model = _assemble(located(folder), piece)
     if admit is not None:
         admit(checkpoint, checkpoint.memory_bytes(dtype, per_layer=per_layer), dtype.size)
     modules, shapes = dict(model.named_modules()), _shapes(model)
@@ -396,12 +396,12 @@ def _is_copy(one: TensorInfo, other: TensorInfo | None) -> bool:
     """Whether two tensors hold the same bytes, judged by 64 samples: two trained tables differ everywhere."""
     if other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    samples, width = 64, 4096
+    samples, width, nbytes = 64, 4096, one.stop - one.start
     try:
         with one.file.open("rb") as first, other.file.open("rb") as second:
             for index in range(samples):
-                offset = max(one.nbytes - width, 0) * index // (samples - 1)
-                count = min(width, one.nbytes - offset)
+                offset = max(nbytes - width, 0) * index // (samples - 1)
+                count = min(width, nbytes - offset)
                 first.seek(one.start + offset)
                 second.seek(other.start + offset)
                 if first.read(count) != second.read(count):
@@ -414,17 +414,20 @@ def _is_copy(one: TensorInfo, other: TensorInfo | None) -> bool:
 def _rounded(scale: float, embedding: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> float:
     """The embedding scale in the dtype of the embedding table: sqrt(3072) is 55.5 in bfloat16.
 
-    The models were trained so (huggingface/transformers PR 29402). A packed table has the dtype of its scales, or where
-    those are 8 bits wide, the one config.json names.
+    The models were trained so (huggingface/transformers PR 29402). A packed table has the dtype of its scales. Where those
+    are 8 bits wide, or of a program that packs in other numbers than models are trained in, as float16 is one, it is
+    the one that config.json names.
     """
-    table = tensors.get(f"{embedding}.scales") or tensors.get(f"{embedding}.weight")
+    scales = tensors.get(f"{embedding}.scales")
+    table = scales or tensors.get(f"{embedding}.weight")
     dtype = _DTYPES.get(table.dtype) if table is not None else None
-    if dtype is None:
+    if dtype is None or dtype == mx.float16 or (scales is not None and dtype == mx.float32):
         text = config.get("text_config")
         sections = (config, text if isinstance(text, dict) else {})
         stated = [section.get(key) for section in sections for key in ("dtype", "torch_dtype")]
         dtype = next(
-            (_DTYPE_NAMES[name] for name in stated if isinstance(name, str) and name in _DTYPE_NAMES), mx.bfloat16
+            (_DTYPE_NAMES[name] for name in stated if isinstance(name, str) and name in _DTYPE_NAMES),
+            dtype or mx.bfloat16,
         )
     return cast(float, mx.array(scale, dtype).item())
 

@@ -70,10 +70,12 @@ def arrays(
 ) -> dict[str, mx.array]:
     """Parameter -> its array. MLX reads late what is wanted whole; of a tensor wanted in part, that part is read now.
 
+    So is a tensor that is made of what its file holds.
+
     Args:
         tensors: what is wanted, by parameter; several parts of one tensor may make up the whole of it.
         dtype: that floating parts are cast to. What is read late is cast by whoever uses it.
-        on_progress: called with ("slice", bytes done, bytes in all) before each part that is read now.
+        on_progress: called with ("slice" or "weights", bytes done, bytes in all) before each part that is read now.
 
     Raises:
         WeightsError: a file cannot be opened or read.
@@ -84,14 +86,14 @@ def arrays(
     now: dict[str, TensorInfo] = {}
     late: dict[str, TensorInfo] = {}
     for parameter, tensor in tensors.items():
-        is_whole = wanted[tensor.file, tensor.name] >= tensor.stop - tensor.start
+        is_whole = tensor.encoding is None and wanted[tensor.file, tensor.name] >= tensor.stop - tensor.start
         (late if is_whole else now)[parameter] = tensor
     files = {file: _lazy(file) for file in {tensor.file for tensor in late.values()}}
     found = {parameter: _whole(tensor, files[tensor.file][tensor.name]) for parameter, tensor in late.items()}
     done, total = 0, sum(tensor.nbytes for tensor in now.values())
     for parameter, tensor in now.items():
         if on_progress is not None:
-            on_progress("slice", done, total)
+            on_progress("slice" if tensor.encoding is None else "weights", done, total)
         array = read(tensor)
         found[parameter] = array.astype(dtype) if tensor.dtype in FLOATING else array
         mx.eval(found[parameter])  # else what is cast here would stay in memory in two dtypes
@@ -159,10 +161,21 @@ def sample(tensor: TensorInfo, blocks: int, length: int) -> mx.array:
 
 def portions(tensor: TensorInfo, file: File) -> Iterator[memoryview]:
     """Yields the bytes of a tensor, or of its part, a little at a time; each portion is overwritten by the next."""
+    how = tensor.encoding
+    if how is not None:
+        blocks = max(min(PORTION_BYTES // 4 // max(how.stored, how.made), tensor.nbytes // how.made), 1)
+        for portion in _stored(tensor, file, blocks * how.stored):
+            yield how.decoded(portion)
+        return
     if tensor.cut is not None and tensor.cut[0] == 1 and 2 * tensor.nbytes > tensor.stop - tensor.start:
         yield from _columns(tensor, file)
         return
-    buffer = memoryview(bytearray(min(tensor.nbytes, PORTION_BYTES)))
+    yield from _stored(tensor, file, min(tensor.nbytes, PORTION_BYTES))
+
+
+def _stored(tensor: TensorInfo, file: File, most: int) -> Iterator[memoryview]:
+    """The bytes that the file holds of it, `most` at a time."""
+    buffer = memoryview(bytearray(most))
     filled = 0
     for offset, count in tensor.runs():
         while count:
@@ -204,6 +217,10 @@ class Rows:
         self._file = File(tensor.file)
         self._number, self._seen = _DTYPES[tensor.dtype]
         self._stride = (tensor.stop - tensor.start) // tensor.shape[0]
+        self._encoding = tensor.encoding
+        if self._encoding is not None:
+            assert tensor.cut is None, "rows of a part are looked up in files that hold them as they are"
+            self._stored = memoryview(bytearray(self._stride))
         self._row_bytes = tensor.shape[1] * size
         self._pieces = [(first * size, (behind - first) * size) for first, behind in ranges]
 
@@ -220,6 +237,12 @@ class Rows:
         view, at = np.array(room, copy=False).data.cast("B"), 0
         for index in ids:
             start = self._tensor.start + index * self._stride
+            if self._encoding is not None:
+                self._file.read_into(self._stored, start)
+                made = self._encoding.decoded(self._stored)
+                view[at : at + len(made)] = made
+                at += len(made)
+                continue
             for offset, count in self._pieces:
                 self._file.read_into(view[at : at + count], start + offset)
                 at += count
