@@ -20,7 +20,7 @@ from gemma_mlx.gguf.blocks import READ, Bytes, Leaf
 from gemma_mlx.gguf.config import config_of
 from gemma_mlx.gguf.reader import Entry, Gguf, is_tower, read_gguf
 from gemma_mlx.weights.files import Stored
-from gemma_mlx.weights.header import Encoding, TensorInfo
+from gemma_mlx.weights.header import Blocks, Making, TensorInfo
 from gemma_mlx.weights.names import COMPUTED
 
 # A tensor's name without the last part -> the module, as published checkpoints of the bare decoder call it.
@@ -169,18 +169,23 @@ def _leaves(module: str, entry: Entry, *, shifted: bool = False) -> Iterator[tup
     *rows, columns = entry.shape
     if columns % entry.kind.weights or columns % 32:
         raise _unlike(entry)
+    base = _raw(entry, "U8", (*rows, columns // entry.kind.weights * entry.kind.nbytes))
     leaf: Leaf
     for leaf in get_args(Leaf):
         made = packing.made_bytes(leaf, entry.kind.weights)
-        yield f"{module}.{leaf}", TensorInfo(
-            file=entry.file,
-            name=entry.name,
+        blocks = Blocks(stored=entry.kind.nbytes, made=made, make=packing.make(leaf))
+        yield f"{module}.{leaf}", replace(
+            base,
             dtype="U32" if leaf == "weight" else packing.scales,
             shape=(*rows, columns * packing.bits // 32 if leaf == "weight" else columns // 32),
-            start=entry.start,
-            stop=entry.stop,
-            encoding=Encoding(stored=entry.kind.nbytes, made=made, make=packing.make(leaf)),
+            made=Making(base=base, how=blocks, again=leaf != "weight"),
         )
+
+
+def _raw(entry: Entry, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    return TensorInfo(
+        file=entry.file, name=entry.name, dtype=dtype, shape=shape, start=entry.start, stop=entry.stop
+    )  # fmt: skip
 
 
 def _plain(entry: Entry, *, shifted: bool) -> TensorInfo:
@@ -188,20 +193,16 @@ def _plain(entry: Entry, *, shifted: bool) -> TensorInfo:
     kind = entry.kind
     if kind.floating is None or (shifted and kind.floating != "F32"):
         raise _unlike(entry)
-    return TensorInfo(
-        file=entry.file,
-        name=entry.name,
-        dtype=kind.floating,
-        shape=entry.shape,
-        start=entry.start,
-        stop=entry.stop,
-        encoding=Encoding(stored=kind.nbytes, made=kind.nbytes, make=_less_1 if shifted else None),
-    )
+    base = _raw(entry, kind.floating, entry.shape)
+    return replace(base, made=Making(base=base, how=_LESS_1)) if shifted else base
 
 
 def _less_1(blocks: Bytes) -> Bytes:
     """[numbers 4] of float32, as bytes."""
     return (np.ascontiguousarray(blocks).view("<f4") - np.float32(1)).view(np.uint8)
+
+
+_LESS_1: Final = Blocks(stored=4, made=4, make=_less_1)
 
 
 def _unlike(entry: Entry) -> UnsupportedModelError:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -38,28 +38,6 @@ _AGAIN: Final = "Delete the file and fetch it again."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """How a tensor is made of what its file holds: a block of bytes at a time, each by itself.
-
-    Attributes:
-        stored: bytes of a block in the file.
-        made: bytes that are made of it.
-        make: [blocks stored] -> [blocks made]; None where the bytes are taken as they are.
-    """
-
-    stored: int
-    made: int
-    make: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None
-
-    def decoded(self, data: memoryview) -> memoryview:
-        """The bytes that are made of those of whole blocks."""
-        if self.make is None:
-            return data
-        blocks = np.frombuffer(data, np.uint8).reshape(-1, self.stored)
-        return np.ascontiguousarray(self.make(blocks)).data.cast("B")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TensorInfo:
     """Where one tensor lies.
 
@@ -71,8 +49,7 @@ class TensorInfo:
         start: offset of the first byte of what is stored.
         stop: offset behind its last byte.
         cut: where only a part is wanted, its axis and the (first, behind the last) index of each piece, in order.
-        encoding: of a file that is no safetensors file, how the tensor is made of its bytes; dtype and shape are those
-            of what is made.
+        made: where the file holds it in another layout, of what it is made; `name`, `dtype` and `shape` are then ours.
     """
 
     file: Path
@@ -82,12 +59,22 @@ class TensorInfo:
     start: int
     stop: int
     cut: tuple[int, tuple[tuple[int, int], ...]] | None = None
-    encoding: Encoding | None = None
+    made: Making | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is wanted: in the file, or where it is made of something else, as it is made."""
+        """Bytes of what is wanted; in the file, too, unless it is made of something else there."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def base(self) -> TensorInfo:
+        """What the file holds of it: itself, unless it is made of something else there."""
+        return self if self.made is None else self.made.base
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes in the file; none of what is made of a tensor that another is made of as well."""
+        return 0 if self.made is not None and self.made.again else self.base.nbytes
 
     def parts(self, count: int, axis: int) -> list[TensorInfo]:
         """`count` equal parts of it along `axis`; itself, as often, where it cannot be cut so."""
@@ -103,7 +90,25 @@ class TensorInfo:
             return self
         length = sum(stop - start for start, stop in ranges)
         shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
+        if self.made is not None:
+            if isinstance(self.made.how, Blocks) and axis == len(self.shape) - 1:
+                ranges = [(self._stored_bytes(first), self._stored_bytes(behind)) for first, behind in ranges]
+            whole_rows = axis == 0 or isinstance(self.made.how, Blocks)
+            assert whole_rows, "what is made of a stored tensor has its rows, and other columns"
+            return replace(self, shape=shape, made=replace(self.made, base=self.base.pieces(axis, ranges)))
         return replace(self, shape=shape, cut=(axis, tuple(ranges)))
+
+    def _stored_bytes(self, columns: int) -> int:
+        """Bytes in the file of which the first `columns` of a row are made."""
+        assert self.made is not None
+        assert isinstance(self.made.how, Blocks)
+        blocks, rest = divmod(columns * ITEM_BYTES[self.dtype], self.made.how.made)
+        if rest:
+            raise WeightsError(
+                f"{self.name!r} is stored in blocks that cannot be cut at column {columns:,}.",
+                "Take this slice of the model in the Hugging Face layout.",
+            )
+        return blocks * self.made.how.stored
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yields (offset in the file, bytes) of each run of what is wanted that lies in one piece, in order."""
@@ -112,14 +117,51 @@ class TensorInfo:
             return
         axis, ranges = self.cut
         inner = math.prod(self.shape[axis + 1 :]) * ITEM_BYTES[self.dtype]
-        if self.encoding is not None:
-            assert not inner % self.encoding.made, "a part of a tensor is cut between its blocks"
-            inner = inner // self.encoding.made * self.encoding.stored
         rows = math.prod(self.shape[:axis])
         stride = (self.stop - self.start) // rows if rows else 0
         for row in range(rows):
             for first, behind in ranges:
                 yield self.start + row * stride + first * inner, (behind - first) * inner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How bytes are made of what a file holds: block by block, each by itself.
+
+    Attributes:
+        stored: bytes of a block in the file.
+        made: bytes that are made of it.
+        make: [blocks stored] -> [blocks made].
+    """
+
+    stored: int
+    made: int
+    make: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+
+    def decoded(self, data: memoryview) -> memoryview:
+        """The bytes that are made of those of whole blocks."""
+        blocks = np.frombuffer(data, np.uint8).reshape(-1, self.stored)
+        return np.ascontiguousarray(self.make(blocks)).data.cast("B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """How a tensor of MLX's layout is made of one that another program stored, row by row.
+
+    Attributes:
+        base: what the file holds, with the same rows.
+        how: "codes" are the same bytes, seen as words; "signed codes" are bytes from -128 on, and become words of bytes
+            from 0 on; "scales" are numbers; and of blocks of bytes other bytes are made.
+        factor: what scales are multiplied by.
+        times: how often each scale stands, side by side.
+        again: whether another tensor is made of the same one.
+    """
+
+    base: TensorInfo
+    how: Literal["codes", "signed codes", "scales"] | Blocks
+    factor: float = 1.0
+    times: int = 1
+    again: bool = False
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

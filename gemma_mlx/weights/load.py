@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
@@ -24,15 +24,19 @@ from gemma_mlx.errors import InputError, WeightsError
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.drafter import Drafter
 from gemma_mlx.nn.encoder import Encoder
+from gemma_mlx.nn.grid import GridLinear
 from gemma_mlx.registry import Match
 from gemma_mlx.spec import DecoderSpec, EncoderDecoderSpec, EncoderSpec, StackSpec
+from gemma_mlx.weights.agreement import AGAIN, check_layers, check_tensors
 from gemma_mlx.weights.disk_table import TABLE, DiskTable
 from gemma_mlx.weights.files import Stored, check_folder, located, stored_tensors
+from gemma_mlx.weights.foreign import EXACT_SCALES, grids_of, repacked, steps_of
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.matformer import slice_config, slice_stored
 from gemma_mlx.weights.modules import with_head
-from gemma_mlx.weights.quantized import FLOATING, Quantization, plan, quantize, read_table
+from gemma_mlx.weights.quantized import FLOATING, Quantization, plan, quantize
 from gemma_mlx.weights.read import arrays
+from gemma_mlx.weights.repack import Grid, Repacked
 from gemma_mlx.weights.slices import Slice
 
 # Where the table of per-layer embeddings is kept: in memory, or in its file, of which each token's row is read.
@@ -40,7 +44,6 @@ Placement = Literal["disk", "memory"]
 OnProgress = Callable[[str, int, int], None]
 
 PER_LAYER: Final[Placement] = "disk"  # where nothing else is asked for: docs/concepts/per-layer-tables.md says why
-INTEGERS: Final = ("I64", "I32")
 COMPUTE_DTYPES: Final = (mx.float32, mx.bfloat16)
 
 BORROWED: Final = "its layer borrows the keys and values of another"  # why a tensor is not read
@@ -51,7 +54,6 @@ _HEAD: Final = "lm_head."
 _DTYPES: Final[Mapping[str, mx.Dtype]] = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
 _DTYPE_NAMES: Final = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 _PORTIONS: Final = 50  # read at once: a fiftieth of the weights, so that the peak stays within a few percent of them
-_AGAIN: Final = "Fetch the model again into an empty folder; config.json and the files may be of different checkpoints."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class Checkpoint:
         tensors: parameter name -> where it lies.
         unread: name of a tensor or a file -> why it is left on the disk.
         quantization: path of each module that could be quantized -> how it is, None where it is not.
+        repacked: all that the files hold, in MLX's layout, and by which method it was packed.
+        grids: path of a linear map -> the grid of its activations, where they were trained to lie on one.
         weights: how many numbers the parameters stand for, packed or not, without scales and biases of quantization.
         piece: the slice of what the folder holds that this is; None where it is all of it.
     """
@@ -75,13 +79,15 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     unread: Mapping[str, str]
     quantization: Mapping[str, Quantization | None]
+    repacked: Repacked
+    grids: Mapping[str, Grid]
     weights: int
     piece: Slice | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors in the files."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(tensor.file_bytes for tensor in self.tensors.values())
 
     @property
     def bits_per_weight(self) -> float:
@@ -114,11 +120,13 @@ def _memory_bytes(tensors: Iterable[TensorInfo], dtype: mx.Dtype | None) -> int:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to compute, where it comes from, and where its table of per-layer embeddings is, if it has one."""
+    """A model ready to compute, where it comes from, where its table of per-layer embeddings is, if it has one, and
+    whether it rounds activations to grids."""
 
     model: Decoder | Encoder | Drafter
     checkpoint: Checkpoint
     per_layer: Placement | None = None
+    grids: bool = False
 
 
 def inspect(folder: Path, *, piece: Slice | None = None) -> Checkpoint:
@@ -142,6 +150,7 @@ def load(
     dtype: mx.Dtype | None = None,
     piece: Slice | None = None,
     per_layer: Placement = "memory",
+    grids: bool = True,
     on_progress: OnProgress | None = None,
     admit: Callable[[Checkpoint, int, int], None] | None = None,
 ) -> Loaded:
@@ -155,6 +164,7 @@ def load(
         dtype: of activations and floating parameters, float32 or bfloat16; None takes what suits the machine.
         piece: load this slice of the model.
         per_layer: where the table of per-layer embeddings is kept, if there is one. On the disk it is no parameter.
+        grids: round activations to the grids for which the checkpoint was trained, if it was.
         on_progress: called with (what, bytes done, bytes in all) while parts are read.
         admit: called with (checkpoint, bytes of its parameters in memory, bytes of an activation) before anything but
             headers is read; what it raises ends the loading.
@@ -193,8 +203,19 @@ def load(
         parameters.append((parameter, array.astype(dtype) if tensor.dtype in FLOATING else array))
     model.load_weights(parameters)
     model.set_compute_dtype(dtype)
+    if grids:
+        _round_activations(model, checkpoint.grids, dtype)
     model.eval()
-    return Loaded(model, checkpoint, per_layer if checkpoint.table else None)
+    return Loaded(model, checkpoint, per_layer if checkpoint.table else None, grids and bool(checkpoint.grids))
+
+
+def _round_activations(model: nn.Module, grids: Mapping[str, Grid], dtype: mx.Dtype) -> None:
+    modules = dict(model.named_modules())
+    made = [
+        (path, GridLinear(cast(nn.QuantizedLinear, modules[path]), *steps_of(grid), dtype))
+        for path, grid in grids.items()
+    ]
+    model.update_modules(tree_unflatten(made))
 
 
 def materialize(model: nn.Module, on_progress: OnProgress | None = None) -> None:
@@ -256,7 +277,7 @@ def _assemble(folder: Path, piece: Slice | None) -> tuple[Checkpoint, Decoder | 
     config, stored = stored_slice(folder, piece)
     match = registry.match(config)
     names = match.architecture.NAMES
-    table = read_table(config, names)
+    stored, packed = repacked(config, stored, names)
     tensors = {parameter: stored.tensors[name] for name, parameter in names.translate(stored.tensors).items()}
     for parameter in [parameter for parameter in tensors if names.parts(parameter) is not None]:
         pieces, axis = names.parts(parameter) or ((), 0)
@@ -273,7 +294,7 @@ def _assemble(folder: Path, piece: Slice | None) -> tuple[Checkpoint, Decoder | 
             unread[tensors.pop(parameter).name] = f"a copy of {tensors[original].name}"
     for parameter in _borrowed(spec, tensors):
         unread[tensors.pop(parameter).name] = BORROWED
-    _check_layers(len(spec.layers), tensors)
+    check_layers(len(spec.layers), tensors)
     if isinstance(spec, DecoderSpec) and spec.tied_head and f"{_HEAD}weight" in tensors:
         head = {parameter: tensor for parameter, tensor in tensors.items() if parameter.startswith(_HEAD)}
         if all(_is_copy(tensor, tensors.get(_embedding_of(parameter))) for parameter, tensor in head.items()):
@@ -282,16 +303,17 @@ def _assemble(folder: Path, piece: Slice | None) -> tuple[Checkpoint, Decoder | 
         else:
             # The config says tied, the files hold two tables: transformers and mlx-lm then use both, and so do we.
             spec = replace(spec, tied_head=False)
-    spec = replace(spec, embed_scale=_rounded(spec.embed_scale, _EMBEDDING, tensors, config))
+    if packed.method not in EXACT_SCALES:
+        spec = replace(spec, embed_scale=_rounded(spec.embed_scale, _EMBEDDING, tensors, config))
     if isinstance(spec, EncoderDecoderSpec):
         embedding = _EMBEDDING if spec.shared_table else _ENCODER_EMBEDDING
         scale = _rounded(spec.encoder.embed_scale, embedding, tensors, config)
         spec = replace(spec, encoder=replace(spec.encoder, embed_scale=scale))
     model = match.architecture.build(spec)
     shapes, integers = _shapes(model), _integers(model)
-    quantization = plan(model, table, tensors, names)
+    quantization = plan(model, packed.table, tensors, names)
     quantize(model, quantization)
-    _check(match.model_type, _shapes(model), tensors, quantization, integers)
+    check_tensors(match.model_type, _shapes(model), tensors, quantization, integers)
     checkpoint = Checkpoint(
         folder=folder,
         match=replace(match, spec=spec),
@@ -299,6 +321,8 @@ def _assemble(folder: Path, piece: Slice | None) -> tuple[Checkpoint, Decoder | 
         tensors=tensors,
         unread=unread,
         quantization=quantization,
+        repacked=packed,
+        grids=grids_of(packed, quantization, names),
         weights=sum(map(math.prod, shapes.values())),
         piece=piece,
     )
@@ -319,68 +343,6 @@ def _integers(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, array in named_parameters(model) if mx.issubdtype(array.dtype, mx.integer))
 
 
-def _check_layers(layers: int, tensors: Mapping[str, TensorInfo]) -> None:
-    """The plainest contradiction of config and files, said before a model of that many layers is built."""
-    held = {int(match[1]) + 1 for name in tensors if (match := re.match(r"model\.layers\.(\d{1,6})\.", name))}
-    if held and max(held) != layers:
-        raise WeightsError(f"config.json says {layers} layers, and the files hold {max(held)}.", _AGAIN)
-
-
-def _check(
-    model_type: str,
-    shapes: Mapping[str, tuple[int, ...]],
-    tensors: Mapping[str, TensorInfo],
-    quantization: Mapping[str, Quantization | None],
-    integers: Collection[str],
-) -> None:
-    """Every parameter has its tensor, in its shape and a fitting dtype, and every tensor its parameter."""
-    missing = [name for name in shapes if name not in tensors]
-    left = [tensor.name for parameter, tensor in tensors.items() if parameter not in shapes]
-    if missing:
-        instead = f" They hold {_count(left, 'tensor')} without a place: {_few(left)}." if left else ""
-        raise WeightsError(
-            f"The files lack {_count(missing, 'tensor')} that a {model_type} of this config needs: {_few(missing)}."
-            + instead,
-            _AGAIN,
-        )
-    if left:
-        raise WeightsError(
-            f"The files hold {_count(left, 'tensor')} for which a {model_type} of this config has no place: "
-            f"{_few(left)}.",
-            _AGAIN,
-        )
-    wrong = [name for name, shape in shapes.items() if _layout(tensors[name].shape) != _layout(shape)]
-    if wrong:
-        first = tensors[wrong[0]]
-        raise WeightsError(
-            f"{_count(wrong, 'tensor')} {'has' if len(wrong) == 1 else 'have'} another shape than config.json says: "
-            f"{first.name!r} is {list(first.shape)}, and should be {list(shapes[wrong[0]])}.",
-            _AGAIN,
-        )
-    for name in shapes:
-        tensor, allowed = tensors[name], INTEGERS if name in integers else _dtypes(name, quantization)
-        if tensor.dtype not in allowed:
-            raise WeightsError(
-                f"The tensor {tensor.name!r} is {tensor.dtype}, and should be {' or '.join(allowed)}.",
-                "It may be quantized by another program; use the unquantized checkpoint, or one made for MLX.",
-            )
-
-
-def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`shape`, axes of length 1 last: a depthwise kernel is [width 1 taps] to torch and [width taps 1] to mlx-lm."""
-    return tuple(sorted(shape, key=lambda length: length == 1))
-
-
-def _dtypes(parameter: str, quantization: Mapping[str, Quantization | None]) -> Sequence[str]:
-    path, _, name = parameter.rpartition(".")
-    how = quantization.get(path)
-    if how is None or name == "bias":
-        return FLOATING
-    if name == "weight":
-        return ("U32",)
-    return FLOATING if how.mode == "affine" else ("U8",)
-
-
 def _borrowed(spec: StackSpec, tensors: Mapping[str, TensorInfo]) -> list[str]:
     """Keys' and values' tensors of layers that have none: published files hold them all the same."""
     layers = {str(index) for index, layer in enumerate(spec.layers) if layer.borrows_from is not None}
@@ -396,18 +358,19 @@ def _is_copy(one: TensorInfo, other: TensorInfo | None) -> bool:
     """Whether two tensors hold the same bytes, judged by 64 samples: two trained tables differ everywhere."""
     if other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    samples, width, nbytes = 64, 4096, one.stop - one.start
+    one, other = one.base, other.base
+    samples, width = 64, 4096
     try:
         with one.file.open("rb") as first, other.file.open("rb") as second:
             for index in range(samples):
-                offset = max(nbytes - width, 0) * index // (samples - 1)
-                count = min(width, nbytes - offset)
+                offset = max(one.nbytes - width, 0) * index // (samples - 1)
+                count = min(width, one.nbytes - offset)
                 first.seek(one.start + offset)
                 second.seek(other.start + offset)
                 if first.read(count) != second.read(count):
                     return False
     except OSError as error:
-        raise WeightsError(f"{one.file} cannot be read: {error.strerror or error}.", _AGAIN) from error
+        raise WeightsError(f"{one.file} cannot be read: {error.strerror or error}.", AGAIN) from error
     return True
 
 
@@ -430,12 +393,3 @@ def _rounded(scale: float, embedding: str, tensors: Mapping[str, TensorInfo], co
             dtype or mx.bfloat16,
         )
     return cast(float, mx.array(scale, dtype).item())
-
-
-def _count(names: Sequence[str], noun: str) -> str:
-    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

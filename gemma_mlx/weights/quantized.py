@@ -27,18 +27,16 @@ AFFINE_GROUPS: Final = (32, 64, 128)
 FIXED: Final[Mapping[Mode, tuple[int, int]]] = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 FLOATING: Final = ("BF16", "F16", "F32")
 
-# `quant_method` -> what it is called.
+# `quant_method` -> what it is called, of those that are not read; `foreign.READERS` has the others.
 FOREIGN: Final[Mapping[str, str]] = {
     "gptq": "GPTQ",
     "awq": "AWQ",
     "bitsandbytes": "bitsandbytes",
-    "compressed-tensors": "compressed-tensors",
     "fp8": "block-wise FP8",
     "fbgemm_fp8": "FBGEMM FP8",
     "modelopt": "NVIDIA ModelOpt",
     "mxfp4": "MXFP4 in the layout of transformers",
     "metal": "the Metal kernels of transformers",
-    "gemma": "Gemma's mobile QAT format",
     "torchao": "torchao",
     "hqq": "HQQ",
     "aqlm": "AQLM",
@@ -94,11 +92,11 @@ def read_table(config: Mapping[str, Any], names: Names) -> Table | None:
         UnsupportedModelError: another program's quantization.
         ConfigError: the table is malformed.
     """
-    where, values = _find(config)
+    where, values = find_table(config)
     if values is None:
         return None
     if not isinstance(values, dict):
-        raise _bad(where, values, "an object")
+        raise bad_entry(where, values, "an object")
     method = values.get("quant_method")
     if where != "quantization" and ("bits" not in values or method is not None):
         raise _foreign(method)
@@ -112,18 +110,18 @@ def read_table(config: Mapping[str, Any], names: Names) -> Table | None:
         if isinstance(value, dict):
             unknown = sorted(value.keys() - set(_VALUES))
             if unknown:
-                raise _bad(f"{where}, {key}", value, f"of {', '.join(_VALUES)}, without {unknown[0]!r}")
+                raise bad_entry(f"{where}, {key}", value, f"of {', '.join(_VALUES)}, without {unknown[0]!r}")
             # What an entry leaves out is not taken from the table: MLX then uses affine, 4 bits, groups of 64.
             modules[path] = _entry(f"{where}, {key}", value, (4, 64)) if value else None
         elif isinstance(value, bool):
             modules[path] = default if value else None
         else:
-            raise _bad(f"{where}, {key}", value, "an object, true or false")
+            raise bad_entry(f"{where}, {key}", value, "an object, true or false")
         spelled[path] = key
     return Table(default=default, modules=modules, spelled=spelled)
 
 
-def _find(config: Mapping[str, Any]) -> tuple[str, Any]:
+def find_table(config: Mapping[str, Any]) -> tuple[str, Any]:
     """(where, value) of the first table there is; other programs put theirs beside the text model's sizes."""
     if config.get("quantization") is not None:
         return "quantization", config["quantization"]
@@ -138,21 +136,22 @@ def _find(config: Mapping[str, Any]) -> tuple[str, Any]:
 def _entry(where: str, values: Mapping[str, Any], default: tuple[Any, Any] = (None, None)) -> Quantization:
     mode = values.get("mode", "affine")
     if not isinstance(mode, str) or (mode != "affine" and mode not in FIXED):
-        raise _bad(f"{where}, mode", mode, "one of 'affine', " + ", ".join(map(repr, FIXED)))
+        raise bad_entry(f"{where}, mode", mode, "one of 'affine', " + ", ".join(map(repr, FIXED)))
     default_bits, default_group = FIXED.get(cast(Mode, mode), default)
     bits, group_size = values.get("bits", default_bits), values.get("group_size", default_group)
     if mode != "affine":
         if (bits, group_size) != (default_bits, default_group):
-            raise _bad(where, dict(values), f"{default_bits} bits in groups of {default_group}, as {mode} is")
+            raise bad_entry(where, dict(values), f"{default_bits} bits in groups of {default_group}, as {mode} is")
         return Quantization(mode=cast(Mode, mode), bits=bits, group_size=group_size)
     if type(bits) is not int or bits not in AFFINE_BITS:
-        raise _bad(f"{where}, bits", bits, f"one of {', '.join(map(str, AFFINE_BITS))}")
+        raise bad_entry(f"{where}, bits", bits, f"one of {', '.join(map(str, AFFINE_BITS))}")
     if type(group_size) is not int or group_size not in AFFINE_GROUPS:
-        raise _bad(f"{where}, group_size", group_size, f"one of {', '.join(map(str, AFFINE_GROUPS))}")
+        raise bad_entry(f"{where}, group_size", group_size, f"one of {', '.join(map(str, AFFINE_GROUPS))}")
     return Quantization(mode="affine", bits=bits, group_size=group_size)
 
 
-def _bad(where: str, value: object, wanted: str) -> ConfigError:
+def bad_entry(where: str, value: object, wanted: str) -> ConfigError:
+    """What is said of a value of config.json that is none of those that are understood."""
     shown = repr(value)
     return ConfigError(
         f"config.json, {where} is {shown if len(shown) <= 60 else shown[:57] + '...'}, but must be {wanted}.",
@@ -163,7 +162,8 @@ def _bad(where: str, value: object, wanted: str) -> ConfigError:
 def _foreign(method: object) -> UnsupportedModelError:
     name = FOREIGN.get(method, repr(method)[:60]) if isinstance(method, str) else "a method it does not name"
     return UnsupportedModelError(
-        f"This checkpoint is quantized with {name}, which gemma does not read; it reads what MLX tools write.",
+        f"This checkpoint is quantized with {name}, which gemma does not read; it reads what MLX tools write, "
+        "compressed-tensors, and Google's own.",
         "Use the unquantized checkpoint, or one made for MLX, for example from huggingface.co/mlx-community.",
     )
 
