@@ -183,6 +183,10 @@ def _arrays(folder: Path) -> dict[str, mx.array]:
         found |= mx.load(str(file))
     for number, dense in enumerate(sorted(folder.glob("*_Dense"))):
         found[f"dense.{number}.weight"] = mx.load(str(dense / "model.safetensors"))["linear.weight"]
+    for name in [name for name in found if name.endswith("switch_glu.down_proj.weight")]:  # as MLX programs write it
+        prefix = name.removesuffix("switch_glu.down_proj.weight")
+        gate, up = (found.pop(f"{prefix}switch_glu.{part}_proj.weight") for part in ("gate", "up"))
+        found |= {f"{prefix}gate_up_proj": mx.concatenate([gate, up], 1), f"{prefix}down_proj": found.pop(name)}
     return found
 
 
