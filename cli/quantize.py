@@ -30,7 +30,7 @@ def quantize(
     ] = None,
     recipe: Annotated[
         str,
-        typer.Option("--recipe", metavar="NAME", help="gemma, uniform, qat or bf16: which matrices are kept finer."),
+        typer.Option("--recipe", metavar="NAME", help="gemma, uniform, qat, bf16, or exact: what is kept finer."),
     ] = "gemma",
     bits: Annotated[
         int | None, typer.Option("--bits", metavar="N", help="2, 3, 4, 5, 6 or 8, of the rest.", show_default=False)
@@ -143,7 +143,7 @@ def _packing(how: Quantization | None) -> dict[str, Any] | None:
 def _drawn(facts: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) -> str:
     before = made.checkpoint
     rows = [
-        ("model", f"{facts['model']}, {size(sum(one.source.nbytes for one in made.decisions))}"),
+        ("model", f"{facts['model']}, {size(sum(one.source_bytes for one in made.decisions))}"),
         ("folder", facts["folder"] or ""),
         ("recipe", f"{made.recipe.name}: {made.recipe.told}"),
         ("weights", f"{facts['weights']:,} in {len(before.match.spec.layers)} layers"),
@@ -164,9 +164,9 @@ def _drawn(facts: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) ->
 
 def _told(group: Group) -> str:
     if group.how is None:
-        return "bf16"
+        return "as it was" if group.method == "exact" else "bf16"
     told = f"{group.how.bits} bits / {group.how.group_size}" if group.how.mode == "affine" else group.how.mode
-    return told + {"lattice": ", exact", "clip": ", clipped"}.get(group.method or "", "")
+    return told + {"lattice": ", exact", "clip": ", clipped", "exact": ", as it was"}.get(group.method or "", "")
 
 
 def _layers(layers: tuple[int, ...]) -> str:

@@ -57,6 +57,7 @@ def load(
     slice: str | Slice | None = None,
     per_layer: Placement = PER_LAYER,
     memory: Admission | None = None,
+    grids: bool = True,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Gemma:
     """Opens any checkpoint of an architecture this version runs.
@@ -68,6 +69,8 @@ def load(
         slice: of a Gemma 3n, the part to load, such as "e2b" or "skip=20-24,ffn=8192"; the rest is not read.
         per_layer: where a table of per-layer embeddings is kept: on the "disk", of which a row is read for each token,
             or in "memory".
+        grids: round activations to the grids for which a checkpoint for phones was trained; without them it is quicker
+            and computes something else.
         memory: asked before weights are read, and before every prompt; `gemma_mlx.quantize.admission.Admission.here()`
             is what `gemma` asks. None lets everything in.
         on_progress: called with (what, bytes done, bytes in all) while the model is fetched, if it must be, and its
@@ -88,7 +91,7 @@ def load(
             memory.load(Subject(str(name), match.model_type, match.spec, weights, itemsize))
 
     loaded = load_weights(
-        folder, dtype=dtype, piece=piece, per_layer=per_layer, on_progress=on_progress, admit=admit
+        folder, dtype=dtype, piece=piece, per_layer=per_layer, grids=grids, on_progress=on_progress, admit=admit
     )  # fmt: skip
     gemma = Gemma(str(name), folder, loaded, memory)
     device.wire()
@@ -106,6 +109,7 @@ class Gemma:
         model: the network; lazy until used.
         checkpoint: names, sizes and quantization of what is on the disk.
         per_layer: where its table of per-layer embeddings is; None where it has none.
+        grids: whether it rounds activations to grids.
         memory: asked before every prompt; None lets everything in.
     """
 
@@ -117,6 +121,7 @@ class Gemma:
         self.model = loaded.model
         self.checkpoint = loaded.checkpoint
         self.per_layer = loaded.per_layer
+        self.grids = loaded.grids
         self.memory = memory
 
     @property
@@ -202,7 +207,8 @@ class Gemma:
         Slices of one checkpoint share the norm, and may share the specs.
         """
         norm, piece = self.decoder.model.norm.weight, self.checkpoint.piece
-        digest = blake2b(f"{self.spec} {norm.dtype} {piece or ''}".encode(), digest_size=16)
+        text = f"{self.spec} {norm.dtype} {piece or ''}{' on grids' if self.grids else ''}"
+        digest = blake2b(text.encode(), digest_size=16)
         digest.update(np.array(norm.astype(mx.float32)).tobytes())
         return digest.hexdigest()
 

@@ -15,7 +15,7 @@ from gemma_mlx.quantize.plan import FLOAT, Decision, Plan
 from gemma_mlx.weights.header import ITEM_BYTES, TensorInfo
 from gemma_mlx.weights.load import Checkpoint, OnProgress
 from gemma_mlx.weights.quantized import FLOATING
-from gemma_mlx.weights.read import read
+from gemma_mlx.weights.read import File, portions, read
 from gemma_mlx.weights.save import SHARD_BYTES
 from gemma_mlx.weights.write import Step, copied, write_checkpoint
 
@@ -59,6 +59,8 @@ def steps_of(plan: Plan) -> list[Step]:
 
 def _step(decision: Decision) -> Step:
     source = decision.source
+    if decision.method == "exact":
+        return Step(source=source, outputs=decision.outputs, portions=partial(_repacked, decision))
     if decision.how is None and source.dtype in (FLOAT, *ITEM_BYTES.keys() - set(FLOATING)):
         return copied(source, decision.path)
     return Step(source=source, outputs=decision.outputs, portions=partial(_made, decision))
@@ -71,6 +73,18 @@ def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:
         made = [weight] if decision.how is None else pack(weight, decision.how, decision.method or "plain")
         mx.eval(made)
         for index, array in enumerate(made):
+            yield index, _bytes(array)
+
+
+def _repacked(decision: Decision) -> Iterator[tuple[int, memoryview]]:
+    """The bytes of what is packed already: those of the file, or what MLX's layout has in their place."""
+    for index, tensor in enumerate((decision.source, *decision.beside)):
+        if tensor.made is None or tensor.made.how == "codes":
+            yield from ((index, portion) for portion in portions(tensor, File(tensor.file)))
+            continue
+        for part in _parts(tensor):
+            array = read(part)
+            mx.eval(array)
             yield index, _bytes(array)
 
 

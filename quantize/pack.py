@@ -19,7 +19,7 @@ from gemma_mlx.errors import UnsupportedModelError
 from gemma_mlx.quantize.formats import BLOCKS_OF_32
 from gemma_mlx.weights.quantized import Mode, Quantization
 
-Method = Literal["plain", "clip", "lattice"]
+Method = Literal["plain", "clip", "lattice", "exact"]
 
 # Parts of a group's range that are tried.
 CLIPS: Final = (0.95, 0.9, 0.84, 0.78, 0.7)

@@ -19,7 +19,6 @@ from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
 from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, for_layers, packing, parse_keep, recipe
 from gemma_mlx.spec import DecoderSpec
-from gemma_mlx.weights.files import Stored, stored_tensors
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.load import BORROWED, Checkpoint, inspect
 from gemma_mlx.weights.names import COMPUTED
@@ -31,7 +30,7 @@ from gemma_mlx.weights.write import Output
 FLOAT: Final = "BF16"  # of all that is written and not packed
 SAMPLED: Final = 2048  # blocks of 32 by which a lattice is known
 
-_TABLES: Final = ("quantization", "quantization_config")
+TABLES: Final = ("quantization", "quantization_config")
 _STATED: Final = ("dtype", "torch_dtype")
 
 
@@ -45,9 +44,10 @@ class Decision:
         source: where it lies.
         outputs: what is written of it.
         how: how it is packed; None where it is not.
-        method: how the codes are found; None where it is not packed.
+        method: how the codes are found; None where it is not packed. "exact" is said of all that stays what it is.
         maps: whether it is a matrix that may be packed.
         errors: relative errors of a sample, on its lattice and as MLX packs it; None where it is on none.
+        beside: scales, and biases, of a source that is packed already.
     """
 
     module: str
@@ -58,11 +58,18 @@ class Decision:
     method: Method | None = None
     maps: bool = False
     errors: tuple[float, float] | None = None
+    beside: tuple[TensorInfo, ...] = ()
 
     @property
     def weights(self) -> int:
         """Numbers in it."""
-        return math.prod(self.source.shape)
+        held = math.prod(self.source.shape)
+        return held * 32 // self.how.bits if self.beside and self.how is not None else held
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of it in the files of the source."""
+        return sum(tensor.file_bytes for tensor in (self.source, *self.beside))
 
     @property
     def nbytes(self) -> int:
@@ -191,7 +198,7 @@ def plan(
     """Decides about every tensor of the checkpoint in `source`. Headers are read, and samples of the weights.
 
     Args:
-        source: a checkpoint that is not quantized.
+        source: a checkpoint that is not quantized; for the recipe "exact", one that is.
         recipe_name: one of RECIPES.
         mode: of what the recipe does not say more about: "affine", "mxfp4", "mxfp8" or "nvfp4".
         bits: of affine codes.
@@ -213,15 +220,19 @@ def plan(
         )
     base = None if chosen.base is None else packing(mode, bits, group_size, chosen.base)
     checkpoint = inspect(source)
-    if any(checkpoint.quantization.values()) or any(checkpoint.config.get(key) is not None for key in _TABLES):
+    if chosen.packed:
+        return _as_it_is(checkpoint, chosen, keep)
+    if any(checkpoint.quantization.values()) or any(checkpoint.config.get(key) is not None for key in TABLES):
         most = Counter(how for how in checkpoint.quantization.values() if how is not None).most_common(1)
         raise InputError(
             f"{source} is quantized already" + (f" ({most[0][0]})." if most else "."),
-            "Quantize the checkpoint it was made from: what was lost once is not found again.",
+            "Quantize the checkpoint it was made from: what was lost once is not found again."
+            if checkpoint.repacked.method is None
+            else "--recipe exact writes it in the layout of MLX, without loss.",
         )
     form = for_layers(chosen, base, len(checkpoint.match.spec.layers), rules)
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
-    decisions = tuple(_decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip))
+    decisions = tuple(_decisions(checkpoint, form, base, rules, looks=looks, clip=clip))
     _check_rules(rules, keep, decisions)
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
         raise InputError(
@@ -234,9 +245,20 @@ def plan(
     return Plan(checkpoint=checkpoint, recipe=chosen, decisions=decisions, config=_config(checkpoint, decisions, base))
 
 
+def _as_it_is(checkpoint: Checkpoint, chosen: Recipe, keep: Sequence[str]) -> Plan:
+    """What becomes of a checkpoint that is packed already."""
+    from gemma_mlx.quantize.exact import config_of, decisions_of
+
+    if not any(checkpoint.quantization.values()):
+        raise InputError(f"{checkpoint.folder} is not packed.", f"--recipe {DEFAULT}")
+    if keep:
+        raise InputError("The recipe exact leaves every module as it is, and --keep says how to pack some.")
+    decisions = tuple(decisions_of(checkpoint, written(checkpoint)))
+    return Plan(checkpoint=checkpoint, recipe=chosen, decisions=decisions, config=config_of(checkpoint, decisions))
+
+
 def _decisions(
     checkpoint: Checkpoint,
-    stored: Stored,
     form: Format,
     base: Quantization | None,
     rules: Sequence[Rule],
@@ -245,7 +267,7 @@ def _decisions(
     clip: bool,
 ) -> Iterator[Decision]:
     names = checkpoint.match.architecture.NAMES
-    for parameter, tensor, kind in sorted(_written(checkpoint, stored), key=lambda each: (each[1].file, each[1].start)):
+    for parameter, tensor, kind in sorted(written(checkpoint), key=lambda each: (each[1].file, each[1].start)):
         module, _, last = parameter.rpartition(".")
         is_map = last == "weight" and len(tensor.shape) >= 2 and tensor.dtype in FLOATING
         is_map &= kind == "borrowed" or module in checkpoint.quantization or bool(re.search(TOWER_MAPS, module))
@@ -279,7 +301,7 @@ def _how(form: Format, base: Quantization | None, module: str, columns: int, kin
     return None if kind == "tower" else rest
 
 
-def _written(checkpoint: Checkpoint, stored: Stored) -> Iterator[tuple[str, TensorInfo, str]]:
+def written(checkpoint: Checkpoint) -> Iterator[tuple[str, TensorInfo, str]]:
     """(parameter, where it lies, what it is) of all that is written: the model's own tensors, those of its towers, and
     keys and values of layers that borrow them, which mlx-lm demands of a Gemma 3n."""
     names = checkpoint.match.architecture.NAMES
@@ -287,7 +309,7 @@ def _written(checkpoint: Checkpoint, stored: Stored) -> Iterator[tuple[str, Tens
     for parameter, tensor in checkpoint.tensors.items():
         if tensor.file.parent.resolve() == folder:  # maps in folders of their own come along as they are
             yield parameter, tensor, "own"
-    for name, tensor in stored.tensors.items():
+    for name, tensor in checkpoint.repacked.tensors.items():
         why = checkpoint.unread.get(name)
         if why == BORROWED:
             yield names.parameter(name), tensor, "borrowed"
@@ -330,7 +352,7 @@ def _check_rules(rules: Sequence[Rule], texts: Sequence[str], decisions: Sequenc
 
 def _config(checkpoint: Checkpoint, decisions: Sequence[Decision], base: Quantization | None) -> dict[str, Any]:
     """config.json of what is written, with the table as mlx-lm and mlx-vlm read it."""
-    config = {key: value for key, value in checkpoint.config.items() if key not in (*_TABLES, "torch_dtype")}
+    config = {key: value for key, value in checkpoint.config.items() if key not in (*TABLES, "torch_dtype")}
     written: dict[str, Any] = {key: _restated(value) for key, value in config.items()} | {"dtype": "bfloat16"}
     spec = checkpoint.match.spec
     if isinstance(spec, DecoderSpec) and not spec.tied_head:
@@ -338,11 +360,15 @@ def _config(checkpoint: Checkpoint, decisions: Sequence[Decision], base: Quantiz
     hows = {decision.path: decision.how for decision in decisions if decision.how is not None}
     if hows:
         # Modules without an entry have the values for all, so these are the base's even where few modules are left.
-        used = Counter(hows.values())
-        common = base if base is not None and base in used else used.most_common(1)[0][0]
-        table = table_entry(common) | {path: table_entry(how) for path, how in hows.items() if how != common}
-        written |= dict.fromkeys(_TABLES, table)
+        written |= dict.fromkeys(TABLES, table_of(hows, base))
     return dict(sorted(written.items()))
+
+
+def table_of(hows: Mapping[str, Quantization], base: Quantization | None = None) -> dict[str, Any]:
+    """The table of config.json for modules that are packed so; without a base, the values for all are those of most."""
+    used = Counter(hows.values())
+    common = base if base is not None and base in used else used.most_common(1)[0][0]
+    return table_entry(common) | {path: table_entry(how) for path, how in hows.items() if how != common}
 
 
 def _restated(value: Any) -> Any:

@@ -36,6 +36,7 @@ class Recipe:
         fine: patterns of module paths that are packed in 8 bits.
         outer: whether values and down projections of the first and the last eighth of the layers are, too.
         lattice: whether weights that lie on a lattice of 4 bits are looked for, and packed on it without loss.
+        packed: whether it is for checkpoints that are packed already, and for no others.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Recipe:
     fine: tuple[str, ...] = ()
     outer: bool = False
     lattice: bool = False
+    packed: bool = False
 
 
 _FINE: Final = (SENSITIVE, r"^dense\.\d+$", TOWER_MAPS)
@@ -68,6 +70,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 lattice=True,
             ),
             Recipe(name="bf16", told="nothing is packed", base=None),
+            Recipe(name="exact", told="packed as it is, in the layout of MLX", base=None, packed=True),
         )
     }
 )

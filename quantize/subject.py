@@ -23,7 +23,6 @@ from gemma_mlx.quantize.traffic import Traffic, traffic
 from gemma_mlx.registry import Match
 from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec
 from gemma_mlx.weights import hub, remote
-from gemma_mlx.weights.files import stored_tensors
 from gemma_mlx.weights.load import Checkpoint, inspect
 
 # Where config.json does not say: 256 or 280 soft tokens a picture, 40 ms of sound a token.
@@ -176,7 +175,7 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> Subject:
     """
     match = _judgeable(checkpoint.match)
     packed = checkpoint.quantization
-    tensors = stored_tensors(checkpoint.folder).tensors
+    tensors = checkpoint.repacked.tensors
     sizes = {"audio": 0, "vision": 0}
     for tensor, why in checkpoint.unread.items():
         if "are not read by this version" in why and tensor in tensors:

@@ -292,8 +292,8 @@ def _assemble(folder: Path, piece: Slice | None) -> tuple[Checkpoint, Decoder | 
             tensors[original] = tensors.pop(parameter)
         elif original is not None and _is_copy(tensors[parameter], tensors[original]):
             unread[tensors.pop(parameter).name] = f"a copy of {tensors[original].name}"
-    for parameter in _borrowed(spec, tensors):
-        unread[tensors.pop(parameter).name] = BORROWED
+    borrowed = _borrowed(spec, tensors)
+    unread |= {tensors.pop(parameter).name: BORROWED for parameter in borrowed}
     check_layers(len(spec.layers), tensors)
     if isinstance(spec, DecoderSpec) and spec.tied_head and f"{_HEAD}weight" in tensors:
         head = {parameter: tensor for parameter, tensor in tensors.items() if parameter.startswith(_HEAD)}
@@ -311,7 +311,8 @@ def _assemble(folder: Path, piece: Slice | None) -> tuple[Checkpoint, Decoder | 
         spec = replace(spec, encoder=replace(spec.encoder, embed_scale=scale))
     model = match.architecture.build(spec)
     shapes, integers = _shapes(model), _integers(model)
-    quantization = plan(model, packed.table, tensors, names)
+    table = packed.table and packed.table.without({parameter.rpartition(".")[0] for parameter in borrowed})
+    quantization = plan(model, table, tensors, names)
     quantize(model, quantization)
     check_tensors(match.model_type, _shapes(model), tensors, quantization, integers)
     checkpoint = Checkpoint(

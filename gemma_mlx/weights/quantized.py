@@ -8,8 +8,8 @@ checkpoints exist whose values for all modules fit only most of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, cast
 
 import mlx.nn as nn
@@ -83,6 +83,10 @@ class Table:
     default: Quantization
     modules: Mapping[str, Quantization | None]
     spelled: Mapping[str, str]
+
+    def without(self, paths: Collection[str]) -> Table:
+        """What it says of all modules but these."""
+        return replace(self, modules={path: how for path, how in self.modules.items() if path not in paths})
 
 
 def read_table(config: Mapping[str, Any], names: Names) -> Table | None:

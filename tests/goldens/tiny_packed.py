@@ -96,7 +96,9 @@ def write_mobile(folder: Path, *, steps: bool = True, dtype: torch.dtype = torch
         on = steps and "v_proj" not in module
         for side, step in zip(("input", "output"), STEPS, strict=True):
             tensors[f"{module}.{side}_activation_scale"] = torch.tensor(step if on else 0.0)
-    save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: each.contiguous() for name, each in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     _edit(folder, MOBILE)
     return transformers.Gemma4ForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
