@@ -308,7 +308,7 @@ def written(checkpoint: Checkpoint) -> Iterator[tuple[str, TensorInfo, str]]:
     names = checkpoint.match.architecture.NAMES
     folder = checkpoint.folder.resolve()
     for parameter, tensor in checkpoint.tensors.items():
-        if folder in (tensor.file.parent.resolve(), tensor.file.resolve()):  # maps in folders of their own come along as they are
+        if folder in (tensor.file.parent.resolve(), tensor.file.resolve()):  # other folders come along as they are
             yield parameter, tensor, "own"
     for name, tensor in checkpoint.repacked.tensors.items():
         why = checkpoint.unread.get(name)

@@ -22,6 +22,9 @@ Leaf = Literal["weight", "scales", "biases"]
 
 GROUP: Final = 32  # weights that share a scale, in every affine packing that is made here
 
+_HALF: Final = np.uint8(4)  # bits
+_LOW: Final = np.uint8(15)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -82,7 +85,7 @@ def pack_codes(codes: Bytes, bits: int) -> Bytes:
     if bits == 8:
         return np.ascontiguousarray(codes)
     if bits == 4:
-        return codes[:, ::2] | (codes[:, 1::2] << 4)
+        return codes[:, ::2] | (codes[:, 1::2] << _HALF)
     wide = codes.reshape(len(codes), -1, 8).astype(np.uint64)
     held = np.zeros(wide.shape[:2], np.uint64)
     for index in range(8):
@@ -97,7 +100,7 @@ def _half(blocks: Bytes, start: int) -> Numbers:
 
 def _nibbles(packed: Bytes) -> Bytes:
     """All low halves of the bytes, then all high ones."""
-    return np.concatenate([packed & 15, packed >> 4], axis=1)
+    return np.concatenate([packed & _LOW, packed >> _HALF], axis=1)
 
 
 def _q4_0(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
@@ -111,7 +114,7 @@ def _q4_1(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
 
 def _fifth_bits(packed: Bytes) -> Bytes:
     """[blocks 4] -> the fifth bit of each of 32 codes, in its place."""
-    return np.unpackbits(packed, axis=1, bitorder="little") << 4
+    return np.unpackbits(packed, axis=1, bitorder="little") << _HALF
 
 
 def _q5_0(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
@@ -125,7 +128,7 @@ def _q5_1(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
 
 def _q8_0(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
     scales = _half(blocks, 0)
-    return blocks[:, 2:] ^ 128, scales, -128 * scales  # from -128..127 to 0..255
+    return blocks[:, 2:] ^ np.uint8(128), scales, -128 * scales  # from -128..127 to 0..255
 
 
 def _k_scales(blocks: Bytes) -> tuple[Numbers, Numbers]:
@@ -148,7 +151,7 @@ def _q4_k(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
 
 def _q5_k(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
     fifths = np.unpackbits(blocks[:, 16:48, None], axis=2, bitorder="little")  # [blocks weight group]
-    codes = _k_nibbles(blocks[:, 48:]).reshape(len(blocks), 8, 32) | (fifths.transpose(0, 2, 1) << 4)
+    codes = _k_nibbles(blocks[:, 48:]).reshape(len(blocks), 8, 32) | (fifths.transpose(0, 2, 1) << _HALF)
     return codes.reshape(len(blocks), -1), *_k_scales(blocks)
 
 

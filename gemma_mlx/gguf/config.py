@@ -112,49 +112,42 @@ class _Values:
                 "model in the Hugging Face layout.",
             )
 
-    def kinds(self, layers: int, period: int) -> list[str]:
+    def kinds(self, layers: int, period: int) -> dict[str, Any]:
         """The kind of each layer: stated for each, or as every how many-th layer sees everything."""
         stated = self.get("attention.sliding_window_pattern", period)
         if isinstance(stated, tuple):
             if len(stated) != layers:
                 raise self.bad("attention.sliding_window_pattern", stated, f"{layers} values")
-            return [_SLIDING if slides else _FULL for slides in stated]
+            return {"layer_types": [_SLIDING if slides else _FULL for slides in stated]}
         if type(stated) is not int or stated < 1:
             raise self.bad("attention.sliding_window_pattern", stated, "a number above 0")
-        return [_SLIDING if (index + 1) % stated else _FULL for index in range(layers)]
+        kinds = [_SLIDING if (index + 1) % stated else _FULL for index in range(layers)]
+        return {"layer_types": kinds, "sliding_window_pattern": stated}  # transformers reads one, mlx-lm the other
 
-    def ropes(self, *, full: float, sliding: float | None) -> dict[str, Any]:
-        """config.json's `rope_parameters`; a scaling is of the full layers alone (llama-model.cpp, get_rope_freq_scale).
+    def rope(self, default: float) -> dict[str, Any]:
+        """Base and scaling of the full layers (llama-model.cpp, get_rope_freq_scale), as published files spell them.
 
         Args:
-            full: what llama.cpp takes where no base is stated.
-            sliding: the same of sliding layers; None where they have no base of their own.
+            default: what llama.cpp takes where no base is stated.
         """
         scaling = self.get("rope.scaling.type", "linear")
         factor = self.number("rope.scaling.factor", 0.0) or 1.0
         if scaling not in ("none", "linear"):
             raise self.bad("rope.scaling.type", scaling, "'none' or 'linear'")
-        parameters: dict[str, Any] = {"rope_type": "default"}
-        if scaling == "linear" and factor != 1.0:
-            parameters = {"rope_type": "linear", "factor": factor}
-        # The inner spellings are those of files made by Ollama.
-        base = self.number("rope.freq_base", self.number("rope.global.freq_base", full))
-        other = self.number("rope.local.freq_base", base if sliding is None else sliding)
-        local = self.number("rope.freq_base_swa", other)
-        parameters["rope_theta"] = base
-        if sliding is not None:
-            return {_FULL: parameters, _SLIDING: {"rope_type": "default", "rope_theta": local}}
-        if local != base:
-            raise self.bad("rope.freq_base_swa", local, f"{base:g}, as that of the other layers is")
-        return parameters
+        stretched = {"rope_type": "linear", "factor": factor} if scaling == "linear" and factor != 1.0 else None
+        # The inner spelling is that of files made by Ollama.
+        base = self.number("rope.freq_base", self.number("rope.global.freq_base", default))
+        return {"rope_theta": base, "rope_scaling": stretched}
+
+    def local_rope(self, default: float) -> float:
+        """Base of the sliding layers."""
+        return self.number("rope.freq_base_swa", self.number("rope.local.freq_base", default))
 
 
 def _exact(number: float) -> float:
     """The shortest decimal that is this float32: 1e-6, not 9.999999974752427e-07."""
     single = struct.pack("<f", number)
-    return next(
-        short for digits in range(1, 18) if struct.pack("<f", short := float(f"{number:.{digits}g}")) == single
-    )
+    return next(short for digits in range(1, 18) if struct.pack("<f", short := float(f"{number:.{digits}g}")) == single)
 
 
 def config_of(gguf: Gguf) -> dict[str, Any]:
@@ -247,32 +240,32 @@ def _query_scale(dims: Mapping[str, Any], layers_27b: int) -> int:
 def _gemma(values: _Values, gguf: Gguf) -> dict[str, Any]:
     dims = _dims(values, gguf, "gemma")
     values.get("rope.dimension_count")  # the whole head
-    return dims | {"rope_parameters": values.ropes(full=10_000.0, sliding=None)}
+    return dims | values.rope(10_000.0)
 
 
 def _gemma2(values: _Values, gguf: Gguf) -> dict[str, Any]:
     dims = _dims(values, gguf, "gemma2")
     values.get("rope.dimension_count")
-    return dims | {
+    rope = values.rope(10_000.0)
+    if (local := values.local_rope(rope["rope_theta"])) != rope["rope_theta"]:
+        raise values.bad("rope.freq_base_swa", local, f"{rope['rope_theta']:g}, as that of the other layers is")
+    return dims | rope | values.kinds(dims["num_hidden_layers"], 2) | {
         "query_pre_attn_scalar": _query_scale(dims, _LAYERS_GEMMA2_27B),
         "sliding_window": values.get("attention.sliding_window", 4096),
-        "layer_types": values.kinds(dims["num_hidden_layers"], 2),
         "attn_logit_softcapping": _softcap(values, "attn_logit_softcapping", 50.0),
         "final_logit_softcapping": _softcap(values, "final_logit_softcapping", 30.0),
-        "rope_parameters": values.ropes(full=10_000.0, sliding=None),
-    }
+    }  # fmt: skip
 
 
 def _gemma3(values: _Values, gguf: Gguf) -> dict[str, Any]:
     dims = _dims(values, gguf, "gemma3_text")
     values.get("rope.dimension_count")
-    return dims | {
+    return dims | values.rope(1e6) | values.kinds(dims["num_hidden_layers"], 6) | {
+        "rope_local_base_freq": values.local_rope(10_000.0),
         "query_pre_attn_scalar": _query_scale(dims, _LAYERS_GEMMA3_27B),
         "sliding_window": values.required("attention.sliding_window"),
-        "layer_types": values.kinds(dims["num_hidden_layers"], 6),
         "final_logit_softcapping": _softcap(values, "final_logit_softcapping", None),
-        "rope_parameters": values.ropes(full=1e6, sliding=10_000.0),
-    }
+    }  # fmt: skip
 
 
 def _embedding(values: _Values, gguf: Gguf) -> dict[str, Any]:
@@ -298,11 +291,11 @@ def _gemma3n(values: _Values, gguf: Gguf) -> dict[str, Any]:
     normal = statistics.NormalDist()
     # The file has the factor of the standard deviation; the part that is cut off is what it was computed from.
     pattern = [round(normal.cdf(scale), 6) if math.isfinite(scale) else 0.0 for scale in sparsity]
-    return dims | {
+    return dims | values.rope(1e6) | {
+        "rope_local_base_freq": values.local_rope(10_000.0),
         "sliding_window": values.required("attention.sliding_window"),
-        "layer_types": values.kinds(layers, 5),
+        "layer_types": values.kinds(layers, 5)["layer_types"],
         "final_logit_softcapping": _softcap(values, "final_logit_softcapping", 30.0),
-        "rope_parameters": values.ropes(full=1e6, sliding=10_000.0),
         "num_kv_shared_layers": values.whole("attention.shared_kv_layers"),
         "activation_sparsity_pattern": pattern,
         "altup_active_idx": values.required("altup.active_idx"),
@@ -310,13 +303,13 @@ def _gemma3n(values: _Values, gguf: Gguf) -> dict[str, Any]:
         "laurel_rank": _shape(gguf, "blk.0.laurel_l.weight")[0],
         "hidden_size_per_layer_input": values.required("embedding_length_per_layer_input"),
         "vocab_size_per_layer_input": _shape(gguf, "per_layer_token_embd.weight")[0],
-    }
+    }  # fmt: skip
 
 
 def _gemma4(values: _Values, gguf: Gguf) -> dict[str, Any]:
     dims = _dims(values, gguf, "gemma4_text")
     layers, wide = dims["num_hidden_layers"], dims["head_dim"]
-    kinds = values.kinds(layers, 6)
+    kinds = values.kinds(layers, 6)["layer_types"]
     narrow = values.whole("attention.key_length_swa")
     if values.get("attention.value_length_swa", narrow) != narrow:
         raise values.bad("attention.value_length_swa", values.get("attention.value_length_swa"), str(narrow))
@@ -324,8 +317,10 @@ def _gemma4(values: _Values, gguf: Gguf) -> dict[str, Any]:
         if values.get(key, length) != length:
             raise values.bad(key, values.get(key), f"{length}, the width of a head")
     borrowers = values.whole("attention.shared_kv_layers", 0)
-    ropes = values.ropes(full=1e6, sliding=10_000.0)
-    ropes[_FULL] |= {"rope_type": "proportional", "partial_rotary_factor": _turning(gguf, wide)}
+    full = {"rope_type": "proportional", "partial_rotary_factor": _turning(gguf, wide)}
+    full["rope_theta"], stretched = values.rope(1e6).values()
+    if stretched is not None:
+        raise values.bad("rope.scaling.factor", stretched["factor"], "1: no Gemma 4 stretches its positions")
     per_layer = values.whole("embedding_length_per_layer_input", 0)
     experts = values.whole("expert_count", 0)
     own_full = [index for index in range(layers - borrowers) if kinds[index] == _FULL]
@@ -339,7 +334,10 @@ def _gemma4(values: _Values, gguf: Gguf) -> dict[str, Any]:
             "sliding_window": values.required("attention.sliding_window"),
             "layer_types": kinds,
             "final_logit_softcapping": _softcap(values, "final_logit_softcapping", 30.0),
-            "rope_parameters": ropes,
+            "rope_parameters": {
+                _FULL: full,
+                _SLIDING: {"rope_type": "default", "rope_theta": values.local_rope(10_000.0)},
+            },
             "num_kv_shared_layers": borrowers,
             "attention_k_eq_v": bool(own_full) and f"blk.{own_full[0]}.attn_v.weight" not in gguf.tensors,
             "hidden_size_per_layer_input": per_layer,
@@ -389,12 +387,12 @@ def _turning(gguf: Gguf, head_dim: int) -> float:
             factors = struct.unpack(f"<{shape[0]}f", file.read(4 * shape[0]))
     except (OSError, struct.error) as error:
         raise WeightsError(f"{entry.file} cannot be read: {error}.", "Fetch the file again.") from error
-    turned = sum(factor == 1.0 for factor in factors)
+    turned = factors.count(1.0)
     if not turned or factors != (1.0,) * turned + (factors[-1],) * (len(factors) - turned) or (
         turned < len(factors) and factors[-1] < 1e20
     ):  # fmt: skip
         raise wrong
-    return turned / len(factors)
+    return float(turned / len(factors))
 
 
 _ARCHITECTURES: Final[Mapping[str, Callable[[_Values, Gguf], dict[str, Any]]]] = {

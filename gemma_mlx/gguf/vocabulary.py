@@ -66,7 +66,8 @@ def read_vocabulary(gguf: Gguf) -> Vocabulary:
     for name, found in (("token_type", types), ("scores", scores)):
         if found and len(found) != len(pieces):
             raise TokenizerError(
-                f"{gguf.path}: {_PREFIX}{name} has {len(found):,} entries, and there are {len(pieces):,} tokens.", _AGAIN
+                f"{gguf.path}: {_PREFIX}{name} has {len(found):,} entries, and there are {len(pieces):,} tokens.",
+                _AGAIN,
             )
     if not all(NORMAL <= kind <= BYTE for kind in types):
         raise TokenizerError(f"{gguf.path}: {_PREFIX}token_type holds a number that is no type.", _AGAIN)

@@ -127,7 +127,8 @@ def located(folder: Path) -> Path:
         return folder
     if len(found) > 1:
         raise WeightsError(
-            f"{folder} holds {len(found)} GGUF files of models: {_few(found)}.", f"Name one: gemma chat '{folder / found[0]}'"
+            f"{folder} holds {len(found)} GGUF files of models: {_few(found)}.",
+            f"Name one: gemma chat '{folder / found[0]}'",
         )
     return folder / found[0]
 

@@ -145,7 +145,7 @@ def _tensors(gguf: Gguf, entry: Entry) -> Iterator[tuple[str, TensorInfo]]:
 
 def _stranger(gguf: Gguf, entry: Entry) -> WeightsError:
     return WeightsError(
-        f"{entry.file} holds the tensor {entry.name[:80]!r}, for which a {gguf.architecture} of llama.cpp has no place.",
+        f"{entry.file} holds the tensor {entry.name[:80]!r}, for which llama.cpp's {gguf.architecture} has no place.",
         "The file may be made by another program; take one made by llama.cpp, or the model in the Hugging Face layout.",
     )
 
@@ -174,11 +174,14 @@ def _leaves(module: str, entry: Entry, *, shifted: bool = False) -> Iterator[tup
     for leaf in get_args(Leaf):
         made = packing.made_bytes(leaf, entry.kind.weights)
         blocks = Blocks(stored=entry.kind.nbytes, made=made, make=packing.make(leaf))
-        yield f"{module}.{leaf}", replace(
-            base,
-            dtype="U32" if leaf == "weight" else packing.scales,
-            shape=(*rows, columns * packing.bits // 32 if leaf == "weight" else columns // 32),
-            made=Making(base=base, how=blocks, again=leaf != "weight"),
+        yield (
+            f"{module}.{leaf}",
+            replace(
+                base,
+                dtype="U32" if leaf == "weight" else packing.scales,
+                shape=(*rows, columns * packing.bits // 32 if leaf == "weight" else columns // 32),
+                made=Making(base=base, how=blocks, again=leaf != "weight"),
+            ),
         )
 
 

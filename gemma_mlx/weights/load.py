@@ -378,9 +378,9 @@ def _is_copy(one: TensorInfo, other: TensorInfo | None) -> bool:
 def _rounded(scale: float, embedding: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> float:
     """The embedding scale in the dtype of the embedding table: sqrt(3072) is 55.5 in bfloat16.
 
-    The models were trained so (huggingface/transformers PR 29402). A packed table has the dtype of its scales. Where those
-    are 8 bits wide, or of a program that packs in other numbers than models are trained in, as float16 is one, it is
-    the one that config.json names.
+    The models were trained so (huggingface/transformers PR 29402). A packed table has the dtype of its scales. Where
+    those are 8 bits wide, or in numbers that other programs pack with and no model is trained in, it is the one that
+    config.json names.
     """
     scales = tensors.get(f"{embedding}.scales")
     table = scales or tensors.get(f"{embedding}.weight")
