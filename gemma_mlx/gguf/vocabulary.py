@@ -175,7 +175,7 @@ def as_json(vocabulary: Vocabulary) -> bytes:
             "fuse_unk": True,
             "byte_fallback": True,
             "vocab": {piece: number for number, piece in enumerate(vocabulary.pieces)},
-            "merges": list(vocabulary.merges),
+            "merges": [merge.split(" ", 1) for merge in vocabulary.merges],
         },
     }
     return json.dumps(written, ensure_ascii=False).encode()
