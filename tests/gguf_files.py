@@ -82,13 +82,15 @@ def _q8_0(x: np.ndarray) -> np.ndarray:
 
 
 def encoded(kind: str, values: np.ndarray) -> bytes:
-    """Numbers as a kind stores them; K-quants take codes at random, which is what the tests of decoding need."""
+    """Numbers as a kind stores them; in K-quants, zeros."""
     if kind == "F32":
         return values.astype("<f4").tobytes()
     if kind == "F16":
         return values.astype("<f2").tobytes()
     if kind == "BF16":
         return np.array(mx.array(values).astype(mx.bfloat16).view(mx.uint16)).astype("<u2").tobytes()
+    if kind in ("Q2_K", "Q5_K"):
+        return bytes(values.size // 256 * {"Q2_K": 84, "Q5_K": 176}[kind])
     blocks = values.astype(np.float32).reshape(-1, 32)
     return {"Q4_0": _q4_0, "Q8_0": _q8_0}[kind](blocks).tobytes()
 
@@ -150,8 +152,12 @@ def converted(
     kind_of: Callable[[str], str] = lambda name: "F32",
     *,
     more: Mapping[str, Any] | None = None,
+    beside: Mapping[str, tuple[str, tuple[int, ...], bytes]] | None = None,
 ) -> Path:
-    """The checkpoint in `folder` as a GGUF file; matrices are stored as `kind_of` says of their names there."""
+    """The checkpoint in `folder` as a GGUF file; matrices are stored as `kind_of` says of their names there.
+
+    `more` metadata, and tensors `beside` these, take the place of what would be written under their names.
+    """
     config = json.loads((folder / "config.json").read_text())
     arrays = {name: np.array(array.astype(mx.float32)) for name, array in _arrays(folder).items()}
     architecture = _architecture(config)
@@ -174,7 +180,7 @@ def converted(
         turned = int(config["rope_parameters"]["full_attention"]["partial_rotary_factor"] * half)
         factors = np.array([1.0] * turned + [1e30] * (half - turned), np.float32)
         tensors["rope_freqs.weight"] = ("F32", (half,), factors.tobytes())
-    return write(path, metadata | dict(more or {}), tensors)
+    return write(path, metadata | dict(more or {}), tensors | dict(beside or {}))
 
 
 def _arrays(folder: Path) -> dict[str, mx.array]:

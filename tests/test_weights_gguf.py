@@ -9,12 +9,17 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.utils import load_model
 
 import gemma_mlx
 from gemma_mlx import registry
+from gemma_mlx.errors import InputError, UnsupportedModelError, WeightsError
 from gemma_mlx.gguf.reader import read_gguf
+from gemma_mlx.quantize.convert import quantize
+from gemma_mlx.quantize.plan import plan
 from gemma_mlx.weights.gguf import stored_in_gguf
 from gemma_mlx.weights.load import inspect, named_parameters
+from gemma_mlx.weights.read import read
 from gemma_mlx.weights.save import save_checkpoint
 from tests import gguf_files
 
@@ -119,3 +124,107 @@ def test_blocks_compute_as_the_weights_they_stand_for(name: str, kind: str, tmp_
     on_disk = gemma_mlx.load(file, mx.float32, per_layer="disk").logits([[2, 9, 11]])
     in_memory = gemma_mlx.load(file, mx.float32, per_layer="memory").logits([[2, 9, 11]])
     assert mx.array_equal(on_disk, in_memory).item()
+
+
+def test_an_embedding_model(tmp_path: Path) -> None:
+    folder = source("embeddinggemma", tmp_path / "source")
+    for name, inputs, outputs in (("2_Dense", 40, 160), ("3_Dense", 160, 40)):  # as published, four times as wide
+        step = json.loads((folder / name / "config.json").read_text()) | {"in_features": inputs, "out_features": outputs}
+        (folder / name / "config.json").write_text(json.dumps(step))
+        maps = {"linear.weight": mx.random.normal((outputs, inputs)) * 0.1}
+        mx.save_safetensors(str(folder / name / "model.safetensors"), maps)
+    file = gguf_files.converted(folder, tmp_path / "model.gguf")
+    tokens = mx.array([[2, 5, 9, 60, 1]])
+    found, wanted = (gemma_mlx.load(path, mx.float32).model(tokens) for path in (file, folder))
+    assert mx.abs(found - wanted).max().item() <= 1e-5 * mx.abs(wanted).max().item()
+
+
+@pytest.mark.parametrize(("kind", "says"), [("Q2_K", "as Q2_K"), ("Q5_K", None)])
+def test_a_kind_that_mlx_has_no_like_of(kind: str, says: str | None, tmp_path: Path) -> None:
+    config = widened("gemma3_text") | {"intermediate_size": 256}
+    folder = random_checkpoint(tmp_path / "source", config)
+    file = gguf_files.converted(folder, tmp_path / "model.gguf", lambda name: kind if "ffn_down" in name else "F16")
+    if says is None:
+        assert str(inspect(file).quantization["model.layers.0.mlp.down_proj"]) == "affine, 5 bits, groups of 32"
+        return
+    with pytest.raises(UnsupportedModelError, match=says) as caught:
+        inspect(file)
+    assert "Q4_0, Q4_1" in caught.value.message
+    assert "ffn_down.weight" in caught.value.message
+
+
+def test_towers_are_noticed(tmp_path: Path) -> None:
+    folder = source("gemma3_text", tmp_path / "source")
+    gguf_files.converted(folder, tmp_path / "model-f32.gguf", beside={"v.blk.0.x": ("F32", (1,), bytes(4))})
+    gguf_files.write(tmp_path / "mmproj-f16.gguf", {"general.architecture": "clip"}, {})
+    checkpoint = inspect(tmp_path)
+    assert checkpoint.folder == tmp_path / "model-f32.gguf"
+    assert set(checkpoint.unread) == {"v.blk.0.x", "mmproj-f16.gguf"}
+    with pytest.raises(UnsupportedModelError, match="the tower for pictures or sound"):
+        inspect(tmp_path / "mmproj-f16.gguf")
+
+
+@pytest.mark.parametrize("name", ["blk.0.strange.weight", "blk.0.attn_q.bias", "strange.weight"])
+def test_a_tensor_without_a_place(name: str, tmp_path: Path) -> None:
+    folder = source("gemma3_text", tmp_path / "source")
+    file = gguf_files.converted(folder, tmp_path / "model.gguf", beside={name: ("F32", (1,), bytes(4))})
+    with pytest.raises(WeightsError, match=name):
+        inspect(file)
+
+
+def test_a_norm_that_is_packed(tmp_path: Path) -> None:
+    folder = source("gemma3_text", tmp_path / "source")
+    norm = {"output_norm.weight": ("F16", (40,), bytes(80))}
+    with pytest.raises(UnsupportedModelError, match=r"output_norm\.weight"):
+        inspect(gguf_files.converted(folder, tmp_path / "model.gguf", beside=norm))
+
+
+def test_an_embedding_in_float16_is_scaled_as_it_was_trained(tmp_path: Path) -> None:
+    """Google's own Gemma 3 files have their table so. sqrt(40) is 6.3125 in bfloat16 and 6.32421875 in float16."""
+    folder = source("gemma3_text", tmp_path / "source")
+    file = gguf_files.converted(folder, tmp_path / "model.gguf", lambda name: "F16" if "token_embd" in name else "F32")
+    assert inspect(file).match.spec.embed_scale == 6.3125
+
+
+def test_written_in_the_layout_of_mlx(tmp_path: Path) -> None:
+    """Nothing is lost, and mlx-lm reads it."""
+    config = widened("gemma3_text") | {"num_hidden_layers": 7}
+    config["layer_types"] = [*["sliding_attention"] * 5, "full_attention", "sliding_attention"]
+    folder = random_checkpoint(tmp_path / "source", config)
+    file = gguf_files.converted(
+        folder,
+        tmp_path / "model.gguf",
+        lambda name: "F16" if "token_embd" in name else "Q8_0" if "attn" in name else "Q4_0",
+        more={"gemma3.attention.sliding_window_pattern": 6},
+    )
+    with pytest.raises(InputError, match="quantized already") as caught:
+        plan(file)
+    assert "--recipe exact" in str(caught.value.hint)
+    target = tmp_path / "target"
+    written = quantize(plan(file, recipe_name="exact"), target)
+    before, after = inspect(file), written
+    assert after.quantization == before.quantization
+    for name, tensor in before.tensors.items():
+        assert mx.array_equal(read(tensor).reshape(-1), read(after.tensors[name]).reshape(-1)).item(), name
+    found = logits(target)
+    assert mx.array_equal(found, logits(file)).item()
+    peer = load_model(target)[0]
+    peer.set_dtype(mx.float32)
+    theirs = peer(mx.array([[2, *range(5, 5 + 40, 3), 11, 60, 79]]))
+    assert mx.abs(theirs - found).max().item() <= 1e-4 * (found.max() - found.min()).item()
+
+
+def test_a_file_of_floats_is_quantized_as_others_are(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "source", widened("gemma3_text"))
+    file = gguf_files.converted(folder, tmp_path / "model.gguf", lambda name: "BF16")
+    plain = quantize(plan(folder, recipe_name="uniform"), tmp_path / "plain")
+    made = quantize(plan(file, recipe_name="uniform"), tmp_path / "made")
+    assert {name: str(how) for name, how in made.quantization.items()} == {
+        name: str(how) for name, how in plain.quantization.items()
+    }
+    for name, tensor in made.tensors.items():
+        found, other = read(tensor), read(plain.tensors[name])
+        if "norm" in name:  # whose 1 was added in float32
+            assert mx.abs(found.astype(mx.float32) - other.astype(mx.float32)).max().item() <= 1e-5, name
+        else:
+            assert mx.array_equal(found, other).item(), name
