@@ -176,7 +176,9 @@ def test_codes_lie_as_mlx_has_them(bits: int) -> None:
     assert np.array_equal(np.array(mx.dequantize(words, ones, zeros, group_size=32, bits=bits)), codes)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PACKED if kind.name in ("Q4_0", "Q4_1", "Q8_0")], ids=lambda k: k.name)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in PACKED if kind.name in ("Q4_0", "Q4_1", "Q8_0")], ids=lambda k: k.name
+)
 def test_mlx_makes_the_same_of_them(kind: Kind, tmp_path: Path) -> None:
     blocks = blocks_of(kind)
     tensors = {"x.weight": (kind.name, (BLOCKS, 32), blocks.tobytes())}

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mlx.errors import WeightsError
+from gemma_mlx.errors import TokenizerError, WeightsError
 from gemma_mlx.gguf.documents import document, names
 from gemma_mlx.text.files import exists, read_text
-from gemma_mlx.errors import TokenizerError
 from gemma_mlx.text.stop import generation_defaults
 from tests import gguf_files
 

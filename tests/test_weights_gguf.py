@@ -129,7 +129,10 @@ def test_blocks_compute_as_the_weights_they_stand_for(name: str, kind: str, tmp_
 def test_an_embedding_model(tmp_path: Path) -> None:
     folder = source("embeddinggemma", tmp_path / "source")
     for name, inputs, outputs in (("2_Dense", 40, 160), ("3_Dense", 160, 40)):  # as published, four times as wide
-        step = json.loads((folder / name / "config.json").read_text()) | {"in_features": inputs, "out_features": outputs}
+        step = json.loads((folder / name / "config.json").read_text()) | {
+            "in_features": inputs,
+            "out_features": outputs,
+        }
         (folder / name / "config.json").write_text(json.dumps(step))
         maps = {"linear.weight": mx.random.normal((outputs, inputs)) * 0.1}
         mx.save_safetensors(str(folder / name / "model.safetensors"), maps)

@@ -117,16 +117,20 @@ def first_part(name: str) -> str:
     return f"{found[1]}-00001-of-{found[3]}.gguf" if found else name
 
 
-def _parts(path: Path) -> list[Path]:
+def parts_of(path: Path) -> list[Path]:
+    """All the files that make up the model of which `path` is one, by their names; whether they are there or not."""
     found = _PART.fullmatch(path.name)
-    if found is None:
+    if found is None or not int(found[3]):
         return [path]
-    parts = [path.with_name(f"{found[1]}-{number:05}-of-{found[3]}.gguf") for number in range(1, int(found[3]) + 1)]
-    missing = [part.name for part in parts if not part.exists()]
-    if missing or not parts:
+    return [path.with_name(f"{found[1]}-{number:05}-of-{found[3]}.gguf") for number in range(1, int(found[3]) + 1)]
+
+
+def _parts(path: Path) -> list[Path]:
+    parts = parts_of(path)
+    missing = [part.name for part in parts if part != path and not part.exists()]
+    if missing:
         raise WeightsError(
-            f"{path} is one of {int(found[3])} parts of a model, and {missing[0] if missing else 'no other'} is not "
-            "beside it.",
+            f"{path} is one of {len(parts)} parts of a model, and {missing[0]} is not beside it.",
             "Fetch all parts into one folder.",
         )
     return parts

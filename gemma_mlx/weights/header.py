@@ -230,7 +230,7 @@ def _foreign(path: Path, first: bytes, size: int) -> WeightsError:
     if first.startswith(b"GGUF"):
         return WeightsError(
             f"{path} is a GGUF file under the name of a safetensors one.",
-            "gemma reads the Hugging Face layout: fetch the original repository, not its GGUF conversion.",
+            "Give it its own name, model.gguf, and name that file.",
         )
     if first.startswith((b"PK\x03\x04", b"\x80\x02", b"\x89HDF", b"\x1f\x8b")):
         return WeightsError(

@@ -72,7 +72,7 @@ def resolve(name: str, on_progress: OnProgress | None = None) -> Path:
         ConfigError, UnsupportedModelError: the repository cannot be run; known before its weights are fetched.
     """
     known, folder = look(name)
-    return folder if folder is not None else pull.fetch(pull.plan(known), on_progress)
+    return folder if folder is not None else located(pull.fetch(pull.plan(known), on_progress))
 
 
 def look(name: str) -> tuple[str, Path | None]:
@@ -98,7 +98,8 @@ def look(name: str) -> tuple[str, Path | None]:
         check_folder(folder)
         return name, located(folder)
     name = checked(repository(name))
-    return name, cached.complete(name)
+    folder = cached.complete(name)
+    return name, None if folder is None else located(folder)
 
 
 def checked(name: str) -> str:
@@ -126,7 +127,7 @@ def repository(name: str) -> str:
         raise ModelNotFoundError(
             f"{row.name} is not published as one repository: {row.note}.", "For example: gemma chat gemma3:4b"
         )
-    if row.format != "safetensors":
+    if row.format not in ("safetensors", "gguf"):
         raise UnsupportedModelError(
             f"{row.repository} is {row.note}, and cannot be read here ({row.format}).",
             "Take the model it was made from, in safetensors.",
