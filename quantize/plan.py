@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gemma_mlx import __version__
 from gemma_mlx.errors import InputError
-from gemma_mlx.gguf.reader import is_gguf
+from gemma_mlx.gguf.places import is_gguf
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
 from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, for_layers, packing, parse_keep, recipe

@@ -6,12 +6,13 @@ import importlib.metadata
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from gemma_mlx.gguf.blocks import KINDS, READ, Kind, pack_codes, weights_of_q6_k
+from gemma_mlx.gguf.blocks import KINDS, READ, Kind, Leaf, pack_codes, weights_of_q6_k
 from tests import gguf_files
 
 BLOCKS = 24
@@ -117,10 +118,8 @@ def triple(kind: Kind, blocks: np.ndarray) -> list[mx.array]:
     assert kind.packing is not None
     seen = {"F16": ("<u2", mx.float16), "BF16": ("<u2", mx.bfloat16), "F32": ("<u4", mx.float32)}
     number, dtype = seen[kind.packing.scales]
-    found = [mx.array(np.ascontiguousarray(kind.packing.make("weight")(blocks)).view("<u4"))]
-    for leaf in ("scales", "biases"):
-        found.append(mx.array(np.ascontiguousarray(kind.packing.make(leaf)(blocks)).view(number)).view(dtype))
-    return found
+    weight, *rest = (np.ascontiguousarray(kind.packing.make(leaf)(blocks)) for leaf in get_args(Leaf))
+    return [mx.array(weight.view("<u4")), *(mx.array(array.view(number)).view(dtype) for array in rest)]
 
 
 def dequantized(kind: Kind, blocks: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 
 from gemma_mlx.errors import CheckpointError, GemmaError, UnsupportedModelError, WeightsError
 from gemma_mlx.gguf import reader
-from gemma_mlx.gguf.reader import is_gguf, models, read_gguf
+from gemma_mlx.gguf.reader import read_gguf
 from tests import gguf_files
 
 METADATA: dict[str, Any] = {
@@ -87,8 +87,7 @@ def test_every_flipped_byte_is_read_or_told(path: Path) -> None:
         os.utime(path, ns=(at, at))
         try:
             read_gguf(path)
-        except GemmaError as error:
-            assert isinstance(error, CheckpointError | UnsupportedModelError)
+        except (CheckpointError, UnsupportedModelError):
             told += 1
     assert told > 50
 
@@ -137,13 +136,3 @@ def test_parts_are_one_model(tmp_path: Path) -> None:
     gguf_files.write(second, {"split.no": 1}, {"one.weight": TENSORS["one.weight"]})
     with pytest.raises(WeightsError, match="is both in"):
         read_gguf(first)
-
-
-def test_which_files_are_models() -> None:
-    names = ["b.GGUF", "a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "mmproj-model-f16.gguf", "x.safetensors"]
-    assert models(names) == ["a-00001-of-00002.gguf", "b.GGUF"]
-
-
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "folder.gguf").mkdir()
-    assert not is_gguf(tmp_path / "folder.gguf")

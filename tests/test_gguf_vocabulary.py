@@ -19,7 +19,7 @@ from tests.goldens.text import assets
 
 
 def of_sentencepiece(folder: Path) -> dict[str, Any]:
-    """What llama.cpp's converter writes of tokenizer.model and tokenizer_config.json (`_create_vocab_sentencepiece`)."""
+    """What llama.cpp's converter writes of tokenizer.model and its config: `_create_vocab_sentencepiece`."""
     model = sentencepiece.SentencePieceProcessor()
     model.LoadFromFile(str(folder / "tokenizer.model"))
     size = model.get_piece_size()
@@ -31,7 +31,7 @@ def of_sentencepiece(folder: Path) -> dict[str, Any]:
         if int(number) < size:
             types[int(number)] = 3 if token["special"] else 4
             pieces[int(number)] = token["content"].replace("▁", " ")
-    # Runs of whitespace and the like are user-defined symbols of the model, as they are added tokens of published files.
+    # Runs of whitespace and the like are user-defined symbols of the model, and added tokens of published configs.
     proto = (folder / "tokenizer.model").read_bytes()
     for number, piece in enumerate(pieces):
         data = piece.replace(" ", "▁").encode()
@@ -81,7 +81,7 @@ def test_ids_and_texts_are_the_same(name: str, made: Any, tmp_path: Path) -> Non
     assert (found.bos_id, found.eos_id, found.pad_id) == (wanted.bos_id, wanted.eos_id, wanted.pad_id)
     assert set(found.control_tokens) >= {"<start_of_turn>", "<end_of_turn>", "<bos>"}
     for text in assets.TEXTS:
-        # Of added tokens that merges make as well, the runs of spaces, the marks are lost; who types "▁" itself sees it.
+        # Of added tokens that merges make as well, runs of spaces, the marks are lost; who types "▁" itself sees it.
         if made is of_json and "▁▁" in text:
             continue
         ids = wanted.encode(text)

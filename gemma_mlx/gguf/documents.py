@@ -1,6 +1,7 @@
 """A GGUF file as the folder of a model: the small files that the Hugging Face layout has beside the weights.
 
-They are made when they are asked for, and nothing is written to the disk.
+They are made when they are asked for, and nothing is written to the disk. What makes them is imported then, too: this
+is asked about every small file of every model.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from gemma_mlx.gguf.config import config_of
-from gemma_mlx.gguf.reader import Gguf, is_gguf, read_gguf
-from gemma_mlx.gguf.vocabulary import JSON, MODEL, as_json, as_model, form_of, read_vocabulary, token_of
+from gemma_mlx.gguf.places import is_gguf
+
+if TYPE_CHECKING:
+    from gemma_mlx.gguf.reader import Gguf
 
 CONFIG: Final = "config.json"
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
@@ -33,6 +35,9 @@ def names(path: Path) -> tuple[str, ...]:
     """
     if not is_gguf(path):
         return ()
+    from gemma_mlx.gguf.reader import read_gguf
+    from gemma_mlx.gguf.vocabulary import form_of
+
     form = form_of(read_gguf(path))
     return (CONFIG, _TOKENIZER_CONFIG, _GENERATION, *([] if form is None else [form]))
 
@@ -44,14 +49,33 @@ def document(path: Path, name: str) -> bytes | None:
         CheckpointError: the file is damaged, or states something that cannot be.
         UnsupportedModelError: it holds another model than a Gemma.
     """
-    return _MADE[name](read_gguf(path)) if name in names(path) else None
+    if name not in names(path):
+        return None
+    from gemma_mlx.gguf.reader import read_gguf
+
+    return _MADE[name](read_gguf(path))
 
 
 def _written(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def _config(gguf: Gguf) -> bytes:
+    from gemma_mlx.gguf.config import config_of
+
+    return _written(config_of(gguf))
+
+
+def _tokenizer(gguf: Gguf) -> bytes:
+    from gemma_mlx.gguf.vocabulary import MODEL, as_json, as_model, form_of, read_vocabulary
+
+    vocabulary = read_vocabulary(gguf)
+    return as_model(vocabulary) if form_of(gguf) == MODEL else as_json(vocabulary)
+
+
 def _tokenizer_config(gguf: Gguf) -> bytes:
+    from gemma_mlx.gguf.vocabulary import token_of
+
     named = {key: token for name, key in _NAMED.items() if (token := token_of(gguf, name)) is not None}
     template = gguf.metadata.get(_TEMPLATE)
     return _written(named | ({"chat_template": template} if isinstance(template, str) and template else {}))
@@ -69,9 +93,9 @@ def _generation(gguf: Gguf) -> bytes:
 
 
 _MADE: Final[Mapping[str, Callable[[Gguf], bytes]]] = {
-    CONFIG: lambda gguf: _written(config_of(gguf)),
+    CONFIG: _config,
     _TOKENIZER_CONFIG: _tokenizer_config,
     _GENERATION: _generation,
-    MODEL: lambda gguf: as_model(read_vocabulary(gguf)),
-    JSON: lambda gguf: as_json(read_vocabulary(gguf)),
+    "tokenizer.model": _tokenizer,
+    "tokenizer.json": _tokenizer,
 }

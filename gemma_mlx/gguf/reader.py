@@ -8,9 +8,8 @@ against the file before memory is taken for it, so what is damaged is refused in
 from __future__ import annotations
 
 import math
-import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any, Final
 
 from gemma_mlx.errors import UnsupportedModelError, WeightsError
 from gemma_mlx.gguf.blocks import KINDS, Kind
+from gemma_mlx.gguf.places import parts_of
 
-SUFFIX: Final = ".gguf"
 VERSIONS: Final = (2, 3)
 MAX_HEADER_BYTES: Final = 512 << 20  # Gemma 4's has 20 MB: a vocabulary and its merges
 
@@ -29,7 +28,6 @@ _FIRST_BYTES: Final = 16 << 20  # read at once; of a longer header, twice as muc
 _MAX_DIMENSIONS: Final = 4
 _MAX_TENSORS: Final = 1 << 20
 _AGAIN: Final = "Delete the file and fetch it again."
-_PART: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 # Type of a value -> how `struct` spells it. Type 8 is a string, 9 an array.
 _NUMBERS: Final[Mapping[int, str]] = {
@@ -84,11 +82,6 @@ class Gguf:
         return named if isinstance(named, str) else ""
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether `path` is a file with the name of one."""
-    return path.suffix.lower() == SUFFIX and path.is_file()
-
-
 def read_gguf(path: Path) -> Gguf:
     """The header of the GGUF file `path`, and those of its other parts where it is one of several.
 
@@ -109,20 +102,6 @@ def read_gguf(path: Path) -> Gguf:
                 )
             tensors[name] = entry
     return Gguf(path=parts[0].path, metadata=parts[0].metadata, tensors=tensors)
-
-
-def first_part(name: str) -> str:
-    """The name of the part that holds the metadata: `name` itself where it is no part."""
-    found = _PART.fullmatch(name)
-    return f"{found[1]}-00001-of-{found[3]}.gguf" if found else name
-
-
-def parts_of(path: Path) -> list[Path]:
-    """All the files that make up the model of which `path` is one, by their names; whether they are there or not."""
-    found = _PART.fullmatch(path.name)
-    if found is None or not int(found[3]):
-        return [path]
-    return [path.with_name(f"{found[1]}-{number:05}-of-{found[3]}.gguf") for number in range(1, int(found[3]) + 1)]
 
 
 def _parts(path: Path) -> list[Path]:
@@ -225,8 +204,8 @@ class _Parser:
     def _take(self, count: int) -> int:
         """Goes over `count` bytes; returns where they begin."""
         at = self._at
-        if count > self._size - at:
-            raise _TooShortError if len(self._data) < self._size else self._damaged("a length leads beyond its end")
+        if count > self._size:
+            raise self._damaged("a length leads beyond its end")
         if at + count > len(self._data):
             raise _TooShortError
         self._at = at + count
@@ -290,14 +269,3 @@ class _Parser:
 
     def _damaged(self, what: str) -> WeightsError:
         return WeightsError(f"The header of {self._path} is damaged: {what}.", _AGAIN)
-
-
-def models(names: Iterable[str]) -> list[str]:
-    """Of the names of files those of models: no towers for pictures and sound, of parts the first, sorted."""
-    found = {first_part(name) for name in names if name.lower().endswith(SUFFIX) and not is_tower(name)}
-    return sorted(found)
-
-
-def is_tower(name: str) -> bool:
-    """Whether a file holds the tower for pictures or sound, by its name: llama.cpp calls those mmproj."""
-    return "mmproj" in name.lower()

@@ -19,7 +19,7 @@ from typing import Final
 from gemma_mlx import catalog, registry
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import ConfigError, ModelNotFoundError
-from gemma_mlx.gguf.reader import models, parts_of
+from gemma_mlx.gguf.places import models, parts_of
 from gemma_mlx.weights.files import INDEX, SINGLE
 from gemma_mlx.weights.modules import dense_folders
 

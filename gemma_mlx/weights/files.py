@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
-from gemma_mlx.gguf.reader import SUFFIX, is_gguf, models, read_gguf
+from gemma_mlx.gguf.places import SUFFIX, is_gguf, models
+from gemma_mlx.gguf.reader import read_gguf
 from gemma_mlx.weights.header import TensorInfo, read_header
 
 INDEX: Final = "model.safetensors.index.json"

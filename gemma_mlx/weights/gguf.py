@@ -18,7 +18,8 @@ import numpy as np
 from gemma_mlx.errors import UnsupportedModelError, WeightsError
 from gemma_mlx.gguf.blocks import READ, Bytes, Leaf
 from gemma_mlx.gguf.config import config_of
-from gemma_mlx.gguf.reader import Entry, Gguf, is_tower, read_gguf
+from gemma_mlx.gguf.places import is_tower
+from gemma_mlx.gguf.reader import Entry, Gguf, read_gguf
 from gemma_mlx.weights.files import Stored
 from gemma_mlx.weights.header import Blocks, Making, TensorInfo
 from gemma_mlx.weights.names import COMPUTED

@@ -98,8 +98,8 @@ def look(name: str) -> tuple[str, Path | None]:
         check_folder(folder)
         return name, located(folder)
     name = checked(repository(name))
-    folder = cached.complete(name)
-    return name, None if folder is None else located(folder)
+    here = cached.complete(name)
+    return name, None if here is None else located(here)
 
 
 def checked(name: str) -> str:

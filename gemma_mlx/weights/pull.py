@@ -18,7 +18,7 @@ from typing import Final
 from gemma_mlx import registry
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError
-from gemma_mlx.gguf.reader import first_part, models
+from gemma_mlx.gguf.places import first_part, models
 from gemma_mlx.weights import cached
 from gemma_mlx.weights.files import INDEX, SINGLE, check_folder, check_names
 from gemma_mlx.weights.transfer import File, OnProgress, Plan, Transfer
