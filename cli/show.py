@@ -33,8 +33,9 @@ def show(
     Reads config.json and the headers of the files, and no weights. With --json one object is printed: model, folder,
     model_type, slice, weights, bytes, bits_per_weight, memory_bytes (of weights), table_bytes (more with --per-layer
     memory), files, spec, runs (of equal layers), encoder_runs (of an encoder in front), stored (how, with bytes and
-    modules), unread (name and reason) and text (template, stop_tokens, defaults, or error). Of a model that is not on
-    this machine, what the catalogue knows is shown, as `gemma models --json` has it.
+    modules), packed_from (its format, if another program packed it), grids (maps whose activations are rounded), unread
+    (name and reason) and text (template, stop_tokens, defaults, or error). Of a model that is not on this machine, what
+    the catalogue knows is shown, as `gemma models --json` has it.
     """
     from gemma_mlx.weights.load import inspect
     from gemma_mlx.weights.slices import parse
@@ -57,7 +58,7 @@ def describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
 
     spec, files = checkpoint.match.spec, Counter[str]()
     for tensor in checkpoint.tensors.values():
-        files[tensor.file.name] += tensor.nbytes
+        files[tensor.file.name] += tensor.file_bytes
     return {
         "model": name,
         "folder": str(checkpoint.folder),
@@ -73,6 +74,8 @@ def describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "runs": _runs(spec),
         "encoder_runs": _runs(spec.encoder) if isinstance(spec, EncoderDecoderSpec) else [],
         "stored": stored(checkpoint),
+        "packed_from": checkpoint.repacked.method,
+        "grids": len(checkpoint.grids),
         "unread": dict(checkpoint.unread),
         "text": text(checkpoint.folder),
     }
@@ -91,7 +94,7 @@ def stored(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         kinds, nbytes = ways.setdefault(tensor.dtype if how is None or leaf == "bias" else str(how), (Counter(), []))
         *above, kind = path.split(".")
         kinds[above[-1] if kind.isdigit() else kind] += leaf == "weight"  # the maps of an encoder are dense.0, dense.1
-        nbytes.append(tensor.nbytes)
+        nbytes.append(tensor.file_bytes)
     return [
         {"how": how, "bytes": sum(nbytes), "modules": sum(kinds.values()), "kinds": dict(kinds)}
         for how, (kinds, nbytes) in ways.items()
@@ -133,6 +136,9 @@ def drawn(facts: dict[str, Any], fit: int | None) -> str:
             f"{spec['dim']:,}; embeddings times {spec['embed_scale']:g}; norms with epsilon {spec['norm_eps']:g}{cap}",
         ),
     ]
+    if facts["packed_from"] is not None:
+        grids = f"; activations on grids of 8 bits in {facts['grids']} linear maps" if facts["grids"] else ""
+        rows.append(("packed as", facts["packed_from"] + grids))
     if facts["slice"] is not None:
         rows.insert(2, ("slice", facts["slice"]))
     if "dense" in spec:

@@ -26,7 +26,9 @@ _REQUIRED: Final = object()
 # Keys that do not change what a text decoder computes, and why.
 IGNORED: Final[Mapping[str, str]] = (
     dict.fromkeys(("architectures", "model_type", "auto_map"), "read by the registry")
-    | dict.fromkeys(("quantization", "quantization_config", "packed_from"), "read with the weights")
+    | dict.fromkeys(
+        ("quantization", "quantization_config", "compression_config", "packed_from"), "read with the weights"
+    )
     | dict.fromkeys(("dtype", "torch_dtype"), "each tensor states its own dtype")
     | dict.fromkeys(
         ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id", "sep_token_id"),

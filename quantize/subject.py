@@ -11,19 +11,24 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Final
+from functools import cache, partial
+from typing import Any, Final, cast
+
+import mlx.core as mx
+import mlx.nn as nn
 
 from gemma_mlx import catalog, registry
 from gemma_mlx.catalog import Row
 from gemma_mlx.errors import GemmaError, UnsupportedModelError
-from gemma_mlx.quantize.formats import FORMATS, Format
+from gemma_mlx.quantize.formats import BLOCKS_OF_32, FORMATS, Format, Rule
 from gemma_mlx.quantize.memory import How, Spec
 from gemma_mlx.quantize.traffic import Traffic, traffic
 from gemma_mlx.registry import Match
 from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec
-from gemma_mlx.weights import hub, remote
+from gemma_mlx.weights import compressed, hub, mobile, remote
+from gemma_mlx.weights.foreign import READ, READERS
 from gemma_mlx.weights.load import Checkpoint, inspect
+from gemma_mlx.weights.quantized import AFFINE_GROUPS, Quantization
 
 # Where config.json does not say: 256 or 280 soft tokens a picture, 40 ms of sound a token.
 _PICTURE_TOKENS: Final = 280
@@ -32,6 +37,8 @@ _CLIP_SECONDS: Final = 30  # of Gemma 3n, which gives every clip the same number
 _AROUND: Final = 2  # tokens that stand before and behind a picture or a sound
 
 _GENERATIONS: Final = ("Gemma 4", "Gemma 3n", "Gemma 3", "Gemma 2", "Gemma 1.1", "Gemma 1")
+# Google's -w4a16-ct: tables, the head and routers stay in bf16.
+_W4A16: Final = (Rule(r"embed_tokens|lm_head|router", None), Rule("", BLOCKS_OF_32))
 _PRECISE: Final = 1.6  # bits of scales and biases, and of what is finer than the rest, that a name may leave out
 
 
@@ -131,7 +138,10 @@ def of(name: str) -> Subject:
         return of_checkpoint(name, inspect(hub.resolve(name)))
     known = {row.repository.lower(): row for row in catalog.rows() if row.repository}
     if "/" not in name or name.strip().lower() in known:
-        return of_row(known.get(name.strip().lower()) or catalog.find(name))
+        row = known.get(name.strip().lower()) or catalog.find(name)
+        if row.repository is None or row.format not in READERS or packed_as(row) is not None:
+            return of_row(row)
+        name = row.repository  # only its files say how it is packed
     with remote.headers(name) as folder:
         return of_checkpoint(name, inspect(folder))
 
@@ -146,25 +156,58 @@ def of_row(row: Row) -> Subject:
         raise UnsupportedModelError(
             f"The dimensions of {row.name} are not known.", "gemma fit FOLDER, or the id of its repository."
         )
-    if row.format != "safetensors":
+    if row.format not in READ:
         raise UnsupportedModelError(
             f"{row.name} is packed for other programs ({row.format}), and cannot be read here.",
             "Name the model it was made from.",
         )
-    match = matched(row.network.config)
+    how = packed_as(row)
+    if how is None and row.format in READERS:
+        raise UnsupportedModelError(
+            f"How {row.name} is packed is not known before its files are seen.",
+            f"gemma fit {row.repository or row.name}",
+        )
+    match = matched(_untied(row.network.config) if row.format == mobile.METHOD else row.network.config)
     parameters = row.network.parameters
     reads = row.modalities
     return Subject(
         name=row.label,
         spec=match.spec,
-        traffic=_counted(row.network.name),
+        traffic=_built(_Build(match)),
         towers=towers(
             row.network.config,
             2 * (parameters.vision + parameters.projector) if "image" in reads else 0,
             2 * parameters.audio if "audio" in reads else 0,
         ),
         row=row,
+        how=how,
     )
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a model with a head of its own, as Google's for phones have one."""
+    text = config.get("text_config", {})
+    return {**config, "text_config": {**text, "tie_word_embeddings": False}}
+
+
+def packed_as(row: Row) -> How | None:
+    """How the matrices of a model of the catalogue are packed, as far as that is known; None where none of them is."""
+    if row.format == compressed.METHOD and row.qat == "w4a16":
+        return Format(name=row.qat, told="4 bits in groups of 32, tables and routers as they are", rules=_W4A16)
+    if row.format == mobile.METHOD and row.network is not None:
+        stated = row.network.config.get("quantization_config")
+        return None if stated is None else partial(_on_a_phone, mobile.Bits(stated), stated)
+    return None
+
+
+def _on_a_phone(bits: mobile.Bits, stated: Mapping[str, Any], path: str, module: nn.Module) -> Quantization | None:
+    """How Google's format for phones packs a module of the decoder."""
+    published = path if path.startswith("lm_head") else path.replace("model.", "model.language_model.", 1)
+    if any(name in published for name in (*stated.get("modules_to_not_convert", ()), "per_layer_model_projection")):
+        return None
+    columns = cast(mx.array, module.weight).shape[-1]
+    group = next((size for size in reversed(AFFINE_GROUPS) if not columns % size), None)
+    return None if group is None else Quantization(mode="affine", bits=bits.stated(published), group_size=group)
 
 
 def of_checkpoint(name: str, checkpoint: Checkpoint) -> Subject:
@@ -251,13 +294,6 @@ def _patches(seen: Mapping[str, Any]) -> int | None:
     return (size // patch) ** 2 if isinstance(size, int) and isinstance(patch, int) and patch else None
 
 
-@cache
-def _counted(network: str) -> Traffic:
-    """What a network of the catalogue reads and computes; networks that differ in towers only are built once."""
-    match = matched(_networks()[network].config)
-    return _built(_Build(match))
-
-
 class _Build:
     """A match, equal to others whose decoder is the same."""
 
@@ -275,11 +311,6 @@ class _Build:
 @cache
 def _built(build: _Build) -> Traffic:
     return traffic(build.match.spec, build.match.architecture.build(build.match.spec))
-
-
-@cache
-def _networks() -> dict[str, catalog.Network]:
-    return {row.network.name: row.network for row in catalog.rows() if row.network is not None}
 
 
 def all_of_catalogue() -> tuple[list[tuple[Subject, list[str]]], dict[str, list[str]]]:

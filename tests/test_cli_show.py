@@ -17,7 +17,7 @@ from gemma_mlx.weights.load import inspect
 GOLDENS = Path(__file__).parent / "goldens"
 KEYS = [
     "model", "folder", "model_type", "slice", "weights", "bytes", "bits_per_weight", "memory_bytes", "table_bytes",
-    "files", "spec", "runs", "encoder_runs", "stored", "unread", "text",
+    "files", "spec", "runs", "encoder_runs", "stored", "packed_from", "grids", "unread", "text",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from gemma_mlx import catalog
 from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError
 from gemma_mlx.quantize.formats import FORMATS
-from gemma_mlx.quantize.subject import Towers, all_of_catalogue, of, of_row, towers
+from gemma_mlx.quantize.subject import Towers, all_of_catalogue, of, of_checkpoint, of_row, towers
 from gemma_mlx.weights.load import inspect
 from tests.tiny import write_tiny
 
@@ -127,3 +127,44 @@ def test_a_name_that_belies_its_bits(tmp_path: Path) -> None:
     honest = tmp_path / "tiny-it-8bit"
     folder.rename(honest)
     assert of(str(honest)).notes == ()
+
+
+def test_a_row_packed_for_phones() -> None:
+    """2.25 bits for the table and the head, 4.25 for the per-layer table, mostly 2.25 and 4.25 for the rest."""
+    model = of("gemma4:e2b-qat-mobile")
+    assert model.row is not None
+    assert model.row.network is not None
+    assert model.how is not None
+    numbers = model.row.network.parameters
+    assert model.parameters == pytest.approx(numbers.language + numbers.embedding, rel=1e-5), "a head of its own"
+    stored = 8 * model.traffic.stored(model.how).weight_bytes
+    rest = stored - 2 * 2.25 * numbers.embedding - 4.25 * numbers.per_layer
+    assert 2.25 < rest / numbers.text < 4.25
+    assert list(model.formats) == ["3.5-bit file"]
+
+
+@pytest.mark.parametrize("name", ["gemma4:e2b-qat-w4a16", "gemma4:e4b-qat-w4a16"])
+def test_a_row_packed_in_groups_of_32(name: str) -> None:
+    model = of(name)
+    assert model.row is not None
+    assert model.row.network is not None
+    assert model.how is not None
+    numbers = model.row.network.parameters
+    by_hand = 16 * (numbers.embedding + numbers.per_layer) + 5 * numbers.text
+    assert 8 * model.traffic.stored(model.how).weight_bytes == pytest.approx(by_hand, rel=0.001)
+
+
+def test_packed_rows_of_which_only_the_files_say_how() -> None:
+    for name in ("gemma4:e4b-qat-mobile", "gemma4:e2b-qat-mobile-ct"):
+        with pytest.raises(UnsupportedModelError, match="not known before its files are seen") as caught:
+            of_row(catalog.find(name))
+        assert caught.value.hint == f"gemma fit {catalog.find(name).repository}"
+
+
+def test_a_packed_checkpoint() -> None:
+    """Its real bits per weight, scales for MLX's groups included, and its towers."""
+    folder = Path(__file__).parent / "goldens" / "gemma4_mobile"
+    model = of_checkpoint(str(folder), inspect(folder))
+    assert model.how is not None
+    in_memory = inspect(folder).memory_bytes(mx.bfloat16)
+    assert model.traffic.stored(model.how).weight_bytes == pytest.approx(in_memory, rel=0.01)

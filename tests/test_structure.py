@@ -102,6 +102,7 @@ TESTED_IN: Final[Mapping[str, str]] = {
     "cache.none": "test_cache_decoder.py",
     "demo": "test_demo.py",  # the corpus and its training are judged by what comes out
     "models": "parity/test_goldens.py",  # an architecture is right when its numbers are
+    "weights.agreement": "test_weights_load.py",  # its checks are what loading refuses
     "selftest": "test_selftest.py",  # one table of checks, in files by subject
     "nn.layer": "test_nn_layers.py",  # small modules, each against its formula
     "nn.mlp": "test_nn_layers.py",

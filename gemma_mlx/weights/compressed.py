@@ -103,6 +103,11 @@ class _Group:
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
             raise _bad(f"{name}, targets", targets, "a list of names")
         self.targets: tuple[str, ...] = tuple(targets)
+        for target in targets:
+            try:
+                re.compile(target.removeprefix("re:"))
+            except re.error as error:
+                raise _bad(f"{name}, targets", target, f"a pattern ({error})") from error
         self._weights = values.get("weights") or {}
         if not isinstance(self._weights, dict):
             raise _bad(f"{name}, weights", self._weights, "an object")
@@ -110,7 +115,8 @@ class _Group:
         self._format = given if given is not None else general
         inputs, outputs = (values.get(f"{side}_activations") for side in ("input", "output"))
         self.steps = (inputs is not None, outputs is not None)
-        self.why_not = self._why_not() or _why_no_grid("input", inputs) or _why_no_grid("output", outputs)
+        grids = (_why_no_grid("input", inputs), _why_no_grid("output", outputs))
+        self.why_not = self._why_not() or grids[0] or grids[1]
 
     def _why_not(self) -> str | None:
         how = self._weights

@@ -297,7 +297,10 @@ def _assemble(folder: Path, piece: Slice | None) -> tuple[Checkpoint, Decoder | 
     check_layers(len(spec.layers), tensors)
     if isinstance(spec, DecoderSpec) and spec.tied_head and f"{_HEAD}weight" in tensors:
         head = {parameter: tensor for parameter, tensor in tensors.items() if parameter.startswith(_HEAD)}
-        if all(_is_copy(tensor, tensors.get(_embedding_of(parameter))) for parameter, tensor in head.items()):
+        # A head whose activations lie on grids is not the table, were its numbers the same.
+        if not packed.grids and all(
+            _is_copy(tensor, tensors.get(_embedding_of(parameter))) for parameter, tensor in head.items()
+        ):
             tensors = {parameter: tensor for parameter, tensor in tensors.items() if parameter not in head}
             unread |= {tensor.name: "a copy of the embedding table" for tensor in head.values()}
         else:

@@ -56,7 +56,6 @@ def repacked(values: Mapping[str, Any], tensors: Mapping[str, TensorInfo], names
             scale = f"{module}.{_CODES[last]}"
             if scale not in tensors:
                 raise WeightsError(f"The tensor {name!r} holds codes, and there is no {scale!r} beside it.", AGAIN)
-            scales.discard(scale)
             packed[module], made = affine(module, tensor, tensors[scale], bits.of(module, tensor))
             found |= made
         elif name not in scales:

@@ -73,9 +73,9 @@ def rounded(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor
     return (weight.float() / scale).round().clamp(low, high), scale
 
 
-def write_mobile(folder: Path, *, steps: bool = True, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+def write_mobile(folder: Path, *, steps: bool = True, dtype: torch.dtype = torch.float32) -> Any:
     """A checkpoint for phones, and the reference that reads it."""
-    model = tiny.build("gemma4_e", **CHANGES, tie_word_embeddings=False, **changes)
+    model = tiny.build("gemma4_e", **CHANGES, tie_word_embeddings=False)
     model.save_pretrained(folder)
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     linear -= {name for name in linear if "per_layer_model_projection" in name}
@@ -137,12 +137,12 @@ MOBILE_CT: dict[str, Any] = {
 }
 
 
-def write_compressed(folder: Path, config: dict[str, Any], **changes: Any) -> Any:
+def write_compressed(folder: Path, config: dict[str, Any], *, hidden: int = 64) -> Any:
     """A checkpoint of compressed-tensors, made and read by that package."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 
-    model = tiny.build("gemma4_e", **CHANGES, **changes)
+    model = tiny.build("gemma4_e", **CHANGES | {"hidden_size": hidden})
     apply_quantization_config(model, QuantizationConfig.model_validate(config))
     for module in model.modules():
         if (scheme := getattr(module, "quantization_scheme", None)) is None:
