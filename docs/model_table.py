@@ -64,8 +64,8 @@ _HEAD = (
     "its dimensions, has exactly the published number of parameters (`tests/test_registry.py`)."
 )
 _SUFFIXES = (
-    "Models with `-qat` were trained to be quantized; those with `-gguf`, `-ct`, `-w4a16` or `-mobile` are packed for "
-    "other programs, and not read here. Active are the parameters that take part in one token: no tables of per-layer "
+    "Models with `-qat` were trained to be quantized; those with `-gguf` are [read out of GGUF files](../guides/gguf.md), "
+    "those with `-ct`, `-w4a16` or `-mobile` are [packed in other layouts](../guides/packed.md). Active are the parameters that take part in one token: no tables of per-layer "
     "embeddings, no towers, and of the experts those that are asked."
 )
 _MEDIA = {"image": "pictures", "audio": "sound", "video": "video"}

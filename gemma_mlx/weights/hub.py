@@ -20,6 +20,7 @@ from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelErr
 from gemma_mlx.spec import DrafterSpec, EncoderSpec
 from gemma_mlx.weights import cached, pull
 from gemma_mlx.weights.files import check_folder, located
+from gemma_mlx.weights.foreign import READ
 from gemma_mlx.weights.transfer import OnProgress
 
 DEMO: Final = "demo"
@@ -127,7 +128,7 @@ def repository(name: str) -> str:
         raise ModelNotFoundError(
             f"{row.name} is not published as one repository: {row.note}.", "For example: gemma chat gemma3:4b"
         )
-    if row.format not in ("safetensors", "gguf"):
+    if row.format not in READ:
         raise UnsupportedModelError(
             f"{row.repository} is {row.note}, and cannot be read here ({row.format}).",
             "Take the model it was made from, in safetensors.",
