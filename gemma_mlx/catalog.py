@@ -96,8 +96,8 @@ class Row:
         modalities: what it reads: "text", "image", "audio", "video".
         variant: "it" follows instructions, "pt" continues text; others as their names have them.
         qat: the quantization it was trained for.
-        format: of its weights: "safetensors", "gguf", "compressed-tensors", "gemma"; `weights.foreign.READ` has those that
-            this program reads.
+        format: of its weights: "safetensors", "gguf", "compressed-tensors", "gemma"; `weights.foreign.READ` has those
+            that this program reads.
         stored: numbers in its files, where that is known and more than its parameters.
         license: as its page names it; None where that is not known.
         confidence: "verified" where its id and dimensions were seen in published files or code, else "likely" or

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from mlx_lm.utils import load_model
 from typer.testing import CliRunner
 
+import gemma_mlx
 from gemma_mlx.cli.app import app
 from gemma_mlx.errors import InputError
 from gemma_mlx.quantize.convert import quantize
@@ -109,6 +111,19 @@ def test_what_mlx_packed_is_copied(tmp_path: Path) -> None:
     source, copy = inspect(tmp_path / "source"), inspect(tmp_path / "copy")
     assert (copy.quantization, copy.nbytes) == (source.quantization, source.nbytes)
     assert "packed_from" not in copy.config
+
+
+@pytest.mark.parametrize("name", ["gemma4_w4a16", "gemma4_mobile", "gemma4_mobile_ct"])
+def test_mlx_lm_computes_the_same_without_grids(name: str, tmp_path: Path) -> None:
+    checkpoint = quantize(plan(GOLDENS / name, recipe_name="exact"), tmp_path / "mlx")
+    # It knows the published spelling of wide full layers alone.
+    edit_config(tmp_path / "mlx", per_layer_config=..., global_head_dim=64)
+    theirs, _ = load_model(tmp_path / "mlx")
+    theirs.set_dtype(mx.float32)
+    ours = gemma_mlx.load(checkpoint.folder, mx.float32, grids=False)
+    tokens = mx.load(str(GOLDENS / name / "reference" / "logits.safetensors"))["tokens"]
+    logits = ours.logits(tokens)
+    assert mx.abs(theirs(tokens) - logits).max().item() <= 1e-5 * (logits.max() - logits.min()).item()
 
 
 def test_the_command(tmp_path: Path) -> None:

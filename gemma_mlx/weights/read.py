@@ -137,7 +137,8 @@ def make(how: Making, array: mx.array) -> mx.array:
         return array.view(mx.uint32)
     if how.how == "signed codes":
         return (array.view(mx.uint8) ^ mx.array(0x80, mx.uint8)).view(mx.uint32)
-    return mx.repeat(array * how.factor, how.times, axis=-1)
+    # A view with a stride of 0 would be spread out anew by every product.
+    return mx.contiguous(mx.repeat(array * how.factor, how.times, axis=-1))
 
 
 def read(tensor: TensorInfo) -> mx.array:
