@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -52,23 +53,25 @@ class Packing:
     Attributes:
         bits: of a code.
         scales: dtype of scales and biases that holds them as the file has them.
-        unpack: [blocks nbytes] -> codes [blocks weights], and as float32 scales and biases [blocks groups].
+        codes: [blocks nbytes] -> codes side by side, low bits first, as MLX has them.
+        numbers: [blocks nbytes] -> scales and biases, [blocks groups].
         exact: whether no weight changes.
     """
 
     bits: int
     scales: Literal["F16", "BF16", "F32"]
-    unpack: Callable[[Bytes], tuple[Bytes, Numbers, Numbers]]
+    codes: Callable[[Bytes], Bytes]
+    numbers: Callable[[Bytes], tuple[Numbers, Numbers]]
     exact: bool = True
 
     def make(self, leaf: Leaf) -> Callable[[Bytes], Bytes]:
         """[blocks nbytes] -> the bytes of each block's part of the packed weight, its scales or its biases."""
+        if leaf == "weight":
+            return self.codes
+        place = ("scales", "biases").index(leaf)
 
         def made(blocks: Bytes) -> Bytes:
-            codes, scales, biases = self.unpack(blocks)
-            if leaf == "weight":
-                return pack_codes(codes, self.bits)
-            numbers = scales if leaf == "scales" else biases
+            numbers = self.numbers(blocks)[place]
             if self.scales == "BF16":  # which numpy has not: the upper half of a float32
                 return np.ascontiguousarray(numbers.astype("<f4").view("<u2")[:, 1::2]).view(np.uint8)
             return numbers.astype("<f2" if self.scales == "F16" else "<f4").view(np.uint8)
@@ -103,13 +106,22 @@ def _nibbles(packed: Bytes) -> Bytes:
     return np.concatenate([packed & _LOW, packed >> _HALF], axis=1)
 
 
-def _q4_0(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
+def _pack_4(packed: Bytes, run: int) -> Bytes:
+    """Of every `run` bytes all low halves, then all high ones; two codes in a byte, side by side."""
+    pairs = np.ascontiguousarray(packed).view("<u2").reshape(-1, run // 2)
+    low = (pairs & np.uint16(0x0F)) | ((pairs >> np.uint16(4)) & np.uint16(0xF0))
+    high = ((pairs >> np.uint16(4)) & np.uint16(0x0F)) | ((pairs >> np.uint16(8)) & np.uint16(0xF0))
+    return np.concatenate([low.astype(np.uint8), high.astype(np.uint8)], axis=1).reshape(len(packed), -1)
+
+
+def _offset(blocks: Bytes, offset: int) -> tuple[Numbers, Numbers]:
+    """Of codes from -offset on."""
     scales = _half(blocks, 0)
-    return _nibbles(blocks[:, 2:]), scales, -8 * scales
+    return scales, -offset * scales
 
 
-def _q4_1(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
-    return _nibbles(blocks[:, 4:]), _half(blocks, 0), _half(blocks, 2)
+def _scale_and_smallest(blocks: Bytes) -> tuple[Numbers, Numbers]:
+    return _half(blocks, 0), _half(blocks, 2)
 
 
 def _fifth_bits(packed: Bytes) -> Bytes:
@@ -117,18 +129,16 @@ def _fifth_bits(packed: Bytes) -> Bytes:
     return np.unpackbits(packed, axis=1, bitorder="little") << _HALF
 
 
-def _q5_0(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
-    scales = _half(blocks, 0)
-    return _nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6]), scales, -16 * scales
+def _q5_0(blocks: Bytes) -> Bytes:
+    return pack_codes(_nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6]), 5)
 
 
-def _q5_1(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
-    return _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8]), _half(blocks, 0), _half(blocks, 2)
+def _q5_1(blocks: Bytes) -> Bytes:
+    return pack_codes(_nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8]), 5)
 
 
-def _q8_0(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
-    scales = _half(blocks, 0)
-    return blocks[:, 2:] ^ np.uint8(128), scales, -128 * scales  # from -128..127 to 0..255
+def _q8_0(blocks: Bytes) -> Bytes:
+    return blocks[:, 2:] ^ np.uint8(128)  # from -128..127 to 0..255
 
 
 def _k_scales(blocks: Bytes) -> tuple[Numbers, Numbers]:
@@ -145,14 +155,10 @@ def _k_nibbles(packed: Bytes) -> Bytes:
     return _nibbles(packed.reshape(-1, 32)).reshape(len(packed), -1)
 
 
-def _q4_k(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
-    return _k_nibbles(blocks[:, 16:]), *_k_scales(blocks)
-
-
-def _q5_k(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
+def _q5_k(blocks: Bytes) -> Bytes:
     fifths = np.unpackbits(blocks[:, 16:48, None], axis=2, bitorder="little")  # [blocks weight group]
     codes = _k_nibbles(blocks[:, 48:]).reshape(len(blocks), 8, 32) | (fifths.transpose(0, 2, 1) << _HALF)
-    return codes.reshape(len(blocks), -1), *_k_scales(blocks)
+    return pack_codes(codes.reshape(len(blocks), -1), 5)
 
 
 def weights_of_q6_k(blocks: Bytes) -> Numbers:
@@ -167,14 +173,18 @@ def weights_of_q6_k(blocks: Bytes) -> Numbers:
     return codes * np.repeat(scales, 16, axis=1)
 
 
-def _q6_k(blocks: Bytes) -> tuple[Bytes, Numbers, Numbers]:
+def _q6_k_numbers(blocks: Bytes) -> tuple[Numbers, Numbers]:
     groups = weights_of_q6_k(blocks).reshape(len(blocks), -1, GROUP)
-    low, high = groups.min(axis=2), groups.max(axis=2)
-    biases = -_raised(-low)
-    scales = _raised((high - biases) / 255)
+    biases = -_raised(-groups.min(axis=2))
+    return _raised((groups.max(axis=2) - biases) / 255), biases
+
+
+def _q6_k(blocks: Bytes) -> Bytes:
+    scales, biases = _q6_k_numbers(blocks)
+    groups = weights_of_q6_k(blocks).reshape(len(blocks), -1, GROUP)
     steps = np.where(scales == 0, np.float32(1), scales)[:, :, None]
     codes = np.clip(np.rint((groups - biases[:, :, None]) / steps), 0, 255).astype(np.uint8)
-    return codes.reshape(len(blocks), -1), scales, biases
+    return codes.reshape(len(blocks), -1)
 
 
 def _raised(numbers: Numbers) -> Numbers:
@@ -197,14 +207,18 @@ KINDS: Final[Mapping[int, Kind]] = {
     0: Kind(name="F32", weights=1, nbytes=4, floating="F32"),
     1: Kind(name="F16", weights=1, nbytes=2, floating="F16"),
     30: Kind(name="BF16", weights=1, nbytes=2, floating="BF16"),
-    2: _packed("Q4_0", 32, 18, bits=4, scales="F16", unpack=_q4_0),
-    3: _packed("Q4_1", 32, 20, bits=4, scales="F16", unpack=_q4_1),
-    6: _packed("Q5_0", 32, 22, bits=5, scales="F16", unpack=_q5_0),
-    7: _packed("Q5_1", 32, 24, bits=5, scales="F16", unpack=_q5_1),
-    8: _packed("Q8_0", 32, 34, bits=8, scales="F16", unpack=_q8_0),
-    12: _packed("Q4_K", 256, 144, bits=4, scales="F32", unpack=_q4_k),
-    13: _packed("Q5_K", 256, 176, bits=5, scales="F32", unpack=_q5_k),
-    14: _packed("Q6_K", 256, 210, bits=8, scales="BF16", unpack=_q6_k, exact=False),
+    2: _packed(
+        "Q4_0", 32, 18, bits=4, scales="F16", codes=lambda b: _pack_4(b[:, 2:], 16), numbers=partial(_offset, offset=8)
+    ),
+    3: _packed(
+        "Q4_1", 32, 20, bits=4, scales="F16", codes=lambda b: _pack_4(b[:, 4:], 16), numbers=_scale_and_smallest
+    ),
+    6: _packed("Q5_0", 32, 22, bits=5, scales="F16", codes=_q5_0, numbers=partial(_offset, offset=16)),
+    7: _packed("Q5_1", 32, 24, bits=5, scales="F16", codes=_q5_1, numbers=_scale_and_smallest),
+    8: _packed("Q8_0", 32, 34, bits=8, scales="F16", codes=_q8_0, numbers=partial(_offset, offset=128)),
+    12: _packed("Q4_K", 256, 144, bits=4, scales="F32", codes=lambda b: _pack_4(b[:, 16:], 32), numbers=_k_scales),
+    13: _packed("Q5_K", 256, 176, bits=5, scales="F32", codes=_q5_k, numbers=_k_scales),
+    14: _packed("Q6_K", 256, 210, bits=8, scales="BF16", codes=_q6_k, numbers=_q6_k_numbers, exact=False),
     # Without a like in MLX: more than one scale in 32 weights and few bits, or codes that stand for uneven steps.
     10: _foreign("Q2_K", 256, 84),
     11: _foreign("Q3_K", 256, 110),

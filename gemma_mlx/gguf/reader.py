@@ -229,12 +229,12 @@ class _Parser:
         if kind == _ARRAY:
             inner, count = self._numbers("I", 1)[0], self._numbers("Q", 1)[0]
             if inner == _STRING:
-                if count > self._size // 8:
-                    raise self._damaged(f"it claims an array of {count:,} texts")
+                if count * 8 > self._size - self._at:
+                    raise _TooShortError
                 return tuple(self._string() for _ in range(count))
             if inner in _NUMBERS:
-                if count > self._size:
-                    raise self._damaged(f"it claims an array of {count:,} numbers")
+                if count > self._size - self._at:
+                    raise _TooShortError
                 return self._numbers(_NUMBERS[inner], count)
             raise self._damaged(f"an array holds values of type {inner}")
         if kind not in _NUMBERS:
