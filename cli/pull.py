@@ -42,6 +42,7 @@ def pull(
         raise InputError("The model in the box came with the program; there is nothing to fetch.", "gemma chat demo")
     if here is not None and not here.is_relative_to(cached.root()):
         raise InputError(f"{model} is a folder on this machine; there is nothing to fetch.", f"gemma chat '{model}'")
+    here = here.parent if here is not None and here.is_file() else here
     plan = None
     try:
         plan = pulling.plan(name)

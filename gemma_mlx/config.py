@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast
 
 from gemma_mlx.errors import ConfigError
+from gemma_mlx.gguf.documents import document
 from gemma_mlx.spec import Rope
 
 LayerType = Literal["full_attention", "sliding_attention"]
@@ -77,12 +78,15 @@ IGNORED: Final[Mapping[str, str]] = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads `folder`/config.json.
+    """Reads `folder`/config.json, or what a GGUF file says instead.
 
     Raises:
         ConfigError: the file is missing, larger than 8 MB, not JSON, or not an object.
+        CheckpointError, UnsupportedModelError: the GGUF file is damaged, or holds no Gemma.
     """
     path = folder / "config.json"
+    if (made := document(folder, path.name)) is not None:
+        return cast(dict[str, Any], json.loads(made))
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from gemma_mlx.errors import CheckpointError, InputError
 from gemma_mlx.nn.encoder import Encoder
-from gemma_mlx.text.files import read_json_object
+from gemma_mlx.text.files import exists, read_json_object
 from gemma_mlx.text.tasks import LIMIT_BYTES, Tasks, load_tasks
 from gemma_mlx.text.tokenizer import Segment, Tokenizer
 
@@ -144,7 +144,7 @@ def _batches(rows: Sequence[list[int]], most: int) -> Iterator[list[list[int]]]:
 def _stated_length(folder: Path) -> int | None:
     """`max_seq_length` of sentence-transformers' file."""
     path = folder / _LENGTH_FILE
-    if not path.exists():
+    if not exists(path):
         return None
     length = read_json_object(path, LIMIT_BYTES, CheckpointError).get("max_seq_length")
     if length is not None and (type(length) is not int or length < 3):

@@ -12,7 +12,7 @@ import numpy as np
 
 from gemma_mlx.quantize.pack import pack
 from gemma_mlx.quantize.plan import FLOAT, Decision, Plan
-from gemma_mlx.weights.header import ITEM_BYTES, TensorInfo
+from gemma_mlx.weights.header import ITEM_BYTES, Blocks, TensorInfo
 from gemma_mlx.weights.load import Checkpoint, OnProgress
 from gemma_mlx.weights.quantized import FLOATING
 from gemma_mlx.weights.read import File, portions, read
@@ -85,7 +85,7 @@ def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:
 def _repacked(decision: Decision) -> Iterator[tuple[int, memoryview]]:
     """The bytes of what is packed already: those of the file, or what MLX's layout has in their place."""
     for index, tensor in enumerate((decision.source, *decision.beside)):
-        if tensor.made is None or tensor.made.how == "codes":
+        if tensor.made is None or tensor.made.how == "codes" or isinstance(tensor.made.how, Blocks):
             yield from ((index, portion) for portion in portions(tensor, File(tensor.file)))
             continue
         for part in _parts(tensor):

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from gemma_mlx import __version__
 from gemma_mlx.errors import InputError
+from gemma_mlx.gguf.places import is_gguf
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
 from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, format_of, packing, parse_keep, recipe
@@ -231,7 +232,7 @@ def plan(
         raise InputError(
             f"{source} is quantized already" + (f" ({most[0][0]})." if most else "."),
             "Quantize the checkpoint it was made from: what was lost once is not found again."
-            if checkpoint.repacked.method is None
+            if checkpoint.repacked.method is None and not is_gguf(checkpoint.folder)
             else "--recipe exact writes it in the layout of MLX, without loss.",
         )
     form = format_of(chosen, base, [*rules, *spent])
@@ -313,7 +314,7 @@ def written(checkpoint: Checkpoint) -> Iterator[tuple[str, TensorInfo, str]]:
     names = checkpoint.match.architecture.NAMES
     folder = checkpoint.folder.resolve()
     for parameter, tensor in checkpoint.tensors.items():
-        if tensor.file.parent.resolve() == folder:  # maps in folders of their own come along as they are
+        if folder in (tensor.file.parent.resolve(), tensor.file.resolve()):  # other folders come along as they are
             yield parameter, tensor, "own"
     for name, tensor in checkpoint.repacked.tensors.items():
         why = checkpoint.unread.get(name)

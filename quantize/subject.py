@@ -162,10 +162,11 @@ def of_row(row: Row) -> Subject:
             "Name the model it was made from.",
         )
     how = packed_as(row)
-    if how is None and row.format in READERS:
+    if how is None and row.format != "safetensors":
+        name = row.repository or row.name
         raise UnsupportedModelError(
             f"How {row.name} is packed is not known before its files are seen.",
-            f"gemma fit {row.repository or row.name}",
+            f"gemma fit {name}" if row.format in READERS else f"gemma pull {name}; then: gemma fit {name}",
         )
     match = matched(_untied(row.network.config) if row.format == mobile.METHOD else row.network.config)
     parameters = row.network.parameters

@@ -27,8 +27,8 @@ FOLDERS: Final = {"gemma_mlx": "gemma_mlx", "gemma_mlx.cli": "cli", "gemma_mlx.q
 # beside the table of public names.
 _DATA = ("errors", "spec")
 _MODEL = (*_DATA, "config", "weights.names", "cache", "nn", "towers", "models", "registry")
-_WEIGHTS = (*_MODEL, "catalog", "device", "weights")
-_TEXT = (*_DATA, "config", "text")
+_WEIGHTS = (*_MODEL, "gguf", "catalog", "device", "weights")
+_TEXT = (*_DATA, "config", "gguf", "text")
 _INPUTS = (*_TEXT, "media", "processor")
 _GENERATE = (*_DATA, "cache", "text", "generate")
 _SESSION = ("admission", *_WEIGHTS, *_INPUTS, *_GENERATE, "classifier", "embedder", "gemma", "session")
@@ -36,7 +36,8 @@ _LIBRARY = (*_SESSION, "macos", "macs", "system", "selftest", "diagnosis", "")
 MAY_IMPORT: Final[Mapping[str, tuple[str, ...]]] = {
     "errors": (),
     "spec": ("errors",),
-    "config": _DATA,
+    "gguf": ("errors",),
+    "config": (*_DATA, "gguf"),
     "weights.names": ("errors",),
     "cache": _DATA,
     "nn": (*_DATA, "cache"),

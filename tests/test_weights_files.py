@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError, WeightsError
-from gemma_mlx.weights.files import INDEX, check_folder, stored_tensors
+from gemma_mlx.weights.files import INDEX, check_folder, located, stored_tensors
 
 
 def _file(folder: Path, name: str, *tensors: str) -> None:
@@ -132,7 +132,8 @@ def test_a_leftover_index_is_said_to_be_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "says"),
     [
-        ("model-Q4_K_M.gguf", UnsupportedModelError, "GGUF"),
+        ("mmproj-model-f16.gguf", UnsupportedModelError, "the tower for pictures or sound"),
+        ("model-Q4_K_M.ggml", UnsupportedModelError, "GGML"),
         ("pytorch_model.bin", UnsupportedModelError, "PyTorch pickles"),
         ("weights.npz", UnsupportedModelError, "NumPy archives"),
         ("model.weights.h5", UnsupportedModelError, "Keras"),
@@ -158,10 +159,21 @@ def test_no_folder(tmp_path: Path) -> None:
         check_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("name", "error"), [("model.gguf", UnsupportedModelError), ("model.safetensors", ModelNotFoundError)]
-)
+@pytest.mark.parametrize(("name", "error"), [("model.gguf", WeightsError), ("model.safetensors", ModelNotFoundError)])
 def test_a_file_instead_of_a_folder(tmp_path: Path, name: str, error: type[GemmaError]) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(error):
         check_folder(tmp_path / name)
+
+
+def test_a_gguf_file_stands_for_its_folder(tmp_path: Path) -> None:
+    assert located(tmp_path) == tmp_path
+    (tmp_path / "b-Q4_0.gguf").touch()
+    (tmp_path / "mmproj-b.gguf").touch()
+    assert located(tmp_path) == tmp_path / "b-Q4_0.gguf" == located(tmp_path / "b-Q4_0.gguf")
+    (tmp_path / "a-Q8_0.gguf").touch()
+    with pytest.raises(WeightsError, match="2 GGUF files of models: 'a-Q8_0.gguf', 'b-Q4_0.gguf'") as caught:
+        located(tmp_path)
+    assert caught.value.hint == f"Name one: gemma chat '{tmp_path / 'a-Q8_0.gguf'}'"
+    (tmp_path / "model.safetensors").touch()
+    assert located(tmp_path) == tmp_path

@@ -14,7 +14,7 @@ from typing import Any, Final
 import mlx.core as mx
 import pytest
 
-from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
+from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from gemma_mlx.weights import hub
 from tests.hub import COMMIT, TINY, Hub, environment, repository_files, server
 from tests.tiny import tiny_config, write_tiny
@@ -65,7 +65,7 @@ def test_each_refusal_is_a_sentence(tmp_path: Path, server: Hub) -> None:
     files = repository_files(tmp_path)
     server.models |= {
         "google/gemma-gated": files,
-        "someone/gemma-GGUF": {"gemma-Q4_K_M.gguf": b"GGUF"},
+        "someone/gemma-GGUF": {"gemma-Q4_K_M.gguf": b"GGUF", "gemma-Q8_0.gguf": b"GGUF", "mmproj-f16.gguf": b"GGUF"},
         "someone/llama": files | {"config.json": b'{"model_type": "llama"}'},
         "someone/gemma-bin": {name: files[name] for name in ("config.json", "pytorch_model.bin", "tokenizer.json")},
         "someone/gemma-odd": {"weights.safetensors": b"x"},
@@ -79,7 +79,7 @@ def test_each_refusal_is_a_sentence(tmp_path: Path, server: Hub) -> None:
     found = dict(zip(names, _run(tmp_path / "home", *names, url=server.url), strict=True))
     said = {
         "google/gemma-gated": ("ModelNotFoundError", "is a gated repository", "hf auth login"),
-        "someone/gemma-GGUF": ("UnsupportedModelError", "someone/gemma-GGUF holds GGUF files", "original"),
+        "someone/gemma-GGUF": ("UnsupportedModelError", "someone/gemma-GGUF holds 2 GGUF files", "hf download"),
         "someone/llama": ("UnsupportedModelError", "'llama' is not a Gemma", "mlx-lm"),
         "someone/gemma-bin": ("UnsupportedModelError", "holds PyTorch pickles", "save_pretrained"),
         "someone/gemma-odd": ("UnsupportedModelError", "has no config.json", "made from"),
@@ -172,10 +172,11 @@ def test_names_that_are_none(name: str, says: str, hint: str) -> None:
 
 def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UnsupportedModelError):
-        hub.resolve(str(tmp_path))
-    with pytest.raises(GemmaError):
+    with pytest.raises(WeightsError, match="cut short"):
         hub.resolve(str(tmp_path / "model.gguf"))
+    (tmp_path / "model.gguf").rename(tmp_path / "mmproj.gguf")
+    with pytest.raises(UnsupportedModelError, match="the tower for pictures"):
+        hub.resolve(str(tmp_path))
 
 
 # ---- what is installed

@@ -34,7 +34,10 @@ def test_a_model_that_is_not_here(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gemma3:4b-qat-gguf", "gemma4:e2b-qat-mobile", "gemma4:e2b-qat-w4a16"])
-def test_a_model_that_is_packed_for_other_programs(name: str) -> None:
+def test_a_model_that_is_packed(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"google/gemma-\S+ is not on this machine"):
+        hub.resolve(name)
+    monkeypatch.setattr(hub, "READ", frozenset(("safetensors",)))
     with pytest.raises(UnsupportedModelError, match=r"google/gemma-\S+ is .*, and cannot be read here") as caught:
         hub.resolve(name)
     assert caught.value.hint

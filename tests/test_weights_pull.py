@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from gemma_mlx.errors import ModelNotFoundError, WeightsError
 from gemma_mlx.weights import cached, hub, pull
+from tests import gguf_files
 from tests.hub import COMMIT, TINY, Hub, online, repository_files, server
+from tests.tiny import write_tiny
 
 __all__ = ["online", "server"]
 
@@ -143,3 +146,30 @@ def test_a_hub_that_is_none(online: Hub, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelNotFoundError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         pull.plan(TINY)
+
+
+def test_a_repository_of_one_gguf_file(online: Hub, tmp_path: Path) -> None:
+    name = "google/gemma-3-1b-it-qat-q4_0-gguf"
+    write_tiny(tmp_path / "source", "gemma3_text")
+    file = gguf_files.converted(old_ropes_aside(tmp_path / "source"), tmp_path / "gemma-q8_0.gguf")
+    files = {file.name: file.read_bytes(), "mmproj-f16.gguf": b"GGUF", "README.md": b"-"}
+    online.models[name] = files
+    plan = pull.plan(name)
+    assert [one.name for one in plan.files] == [file.name]
+    assert plan.weights == plan.nbytes == len(files[file.name])
+    folder = pull.fetch(plan)
+    assert cached.complete(name) == folder
+    assert hub.look("gemma3:1b-qat-gguf") == (name, folder / file.name)
+    assert hub.resolve(name) == folder / file.name
+    (folder / file.name).unlink()
+    assert cached.complete(name) is None
+
+
+def old_ropes_aside(folder: Path) -> Path:
+    """The config in the newer spelling, which the writer of GGUF files reads."""
+    config = json.loads((folder / "config.json").read_text())
+    ropes = {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {"rope_theta": 5e3}}
+    layers = ["sliding_attention"] * (config["num_hidden_layers"] - 1) + ["full_attention"]
+    config |= {"rope_parameters": ropes, "layer_types": layers}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -1,4 +1,7 @@
-"""Reading a checkpoint's small text files, with a sentence for each way they can be broken."""
+"""Reading a checkpoint's small text files, with a sentence for each way they can be broken.
+
+Where a GGUF file stands for the checkpoint, they are made of what it holds.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from gemma_mlx.errors import CheckpointError, TemplateError
+from gemma_mlx.gguf.documents import document, names
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 _FETCH_AGAIN = "Fetch the file again."
+
+
+def exists(path: Path) -> bool:
+    """Whether a checkpoint has the file `path`."""
+    return path.exists() or path.name in names(path.parent)
 
 
 def read_bytes(path: Path, limit_bytes: int, error: type[CheckpointError | TemplateError]) -> bytes:
@@ -18,6 +27,8 @@ def read_bytes(path: Path, limit_bytes: int, error: type[CheckpointError | Templ
     Raises:
         error: the file cannot be read, is empty, is larger than `limit_bytes`, or is a Git LFS pointer.
     """
+    if (made := document(path.parent, path.name)) is not None:
+        return made
     try:
         size = path.stat().st_size
         if size > limit_bytes:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_mlx.errors import TokenizerError
-from gemma_mlx.text.files import read_json_object
+from gemma_mlx.text.files import exists, read_json_object
 
 _CONFIG_LIMIT_BYTES = 64 << 20  # Gemma 3's has 1.2 MB
 _MAX_ID = 1 << 24
@@ -80,7 +80,7 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
         TokenizerError: the file is unreadable, or a token in it is malformed.
     """
     path = folder / "tokenizer_config.json"
-    if not path.exists():
+    if not exists(path):
         return SpecialTokens()
     config = read_json_object(path, _CONFIG_LIMIT_BYTES, TokenizerError)
 

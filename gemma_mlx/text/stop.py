@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_mlx.errors import ConfigError
-from gemma_mlx.text.files import read_json_object
+from gemma_mlx.text.files import exists, read_json_object
 from gemma_mlx.text.infill import INFILL_TOKENS
 from gemma_mlx.text.special import read_special_tokens
 from gemma_mlx.text.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ _OPEN = {"top_p": "above 0", "repetition_penalty": "above 0", "t_max": "above 0"
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
-    return read_json_object(path, _LIMIT_BYTES, ConfigError) if path.exists() else {}
+    return read_json_object(path, _LIMIT_BYTES, ConfigError) if exists(path) else {}
 
 
 def _is_number(value: object) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gemma_mlx.errors import CheckpointError, InputError
-from gemma_mlx.text.files import read_json_object
+from gemma_mlx.text.files import exists, read_json_object
 
 FILE: Final = "config_sentence_transformers.json"
 LIMIT_BYTES: Final = 1 << 20
@@ -100,7 +100,7 @@ def load_tasks(folder: Path) -> Tasks:
         CheckpointError: config_sentence_transformers.json is damaged.
     """
     stated: dict[str, str] = {}
-    if (path := folder / FILE).exists():
+    if exists(path := folder / FILE):
         found = read_json_object(path, LIMIT_BYTES, CheckpointError).get("prompts") or {}
         if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
             raise CheckpointError(

@@ -26,7 +26,7 @@ from typing import Any
 from gemma_mlx.errors import TemplateError
 from gemma_mlx.text.calls import call_form
 from gemma_mlx.text.chat import ChatTemplate, Languages, Message
-from gemma_mlx.text.files import read_json_object, read_text
+from gemma_mlx.text.files import exists, read_json_object, read_text
 from gemma_mlx.text.parts import Guards, Shape, as_dicts, attribute, guard, guard_message, strings, texts_of
 from gemma_mlx.text.sandbox import Program
 from gemma_mlx.text.special import read_special_tokens
@@ -58,10 +58,10 @@ def load_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate:
 
 def _read_template(folder: Path) -> tuple[str, str] | None:
     """Where the template is, in words, and its source."""
-    if (path := folder / "chat_template.jinja").exists():
+    if exists(path := folder / "chat_template.jinja"):
         return f"The chat template {path}", read_text(path, _LIMIT_BYTES, TemplateError)
     for path in (folder / "tokenizer_config.json", folder / "chat_template.json"):
-        if not path.exists():
+        if not exists(path):
             continue
         value = read_json_object(path, _LIMIT_BYTES, TemplateError).get("chat_template")
         if value is not None:

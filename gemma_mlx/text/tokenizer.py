@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from gemma_mlx.errors import TokenizerError
+from gemma_mlx.text.files import exists
 
 
 class Segment(NamedTuple):
@@ -84,11 +85,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         TokenizerError: there is neither, or the file is damaged, foreign, or lacks <bos> or <eos>.
     """
-    if (path := folder / "tokenizer.json").exists():
+    if exists(path := folder / "tokenizer.json"):
         from gemma_mlx.text.tokenizer_json import JsonTokenizer
 
         return JsonTokenizer(path)
-    if (path := folder / "tokenizer.model").exists():
+    if exists(path := folder / "tokenizer.model"):
         from gemma_mlx.text.tokenizer_model import ModelTokenizer
 
         return ModelTokenizer(path)

@@ -19,6 +19,7 @@ from typing import Final
 from gemma_mlx import catalog, registry
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import ConfigError, ModelNotFoundError
+from gemma_mlx.gguf.places import models, parts_of
 from gemma_mlx.weights.files import INDEX, SINGLE
 from gemma_mlx.weights.modules import dense_folders
 
@@ -87,7 +88,7 @@ def complete(name: str) -> Path | None:
 def is_complete(folder: Path) -> bool:
     """Whether every file that is needed to run is there; unfinished downloads lie elsewhere in the cache."""
     if not (folder / "config.json").exists():
-        return False
+        return _has_gguf(folder)
     if not any((folder / name).exists() for name in _READ_BY_USE) and not _is_drafter(folder):
         return False
     if not all((path / name).exists() for path in dense_folders(folder) for name in ("config.json", SINGLE)):
@@ -100,6 +101,11 @@ def is_complete(folder: Path) -> bool:
         return all((folder / str(file)).exists() for file in set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return True  # not missing but damaged: the loader says how
+
+
+def _has_gguf(folder: Path) -> bool:
+    """Whether there is a GGUF file of a model, with all its parts."""
+    return any(all(part.exists() for part in parts_of(folder / name)) for name in models(os.listdir(folder)))
 
 
 def near(name: str) -> list[str]:

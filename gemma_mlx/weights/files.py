@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
+from gemma_mlx.gguf.places import SUFFIX, is_gguf, models
+from gemma_mlx.gguf.reader import read_gguf
 from gemma_mlx.weights.header import TensorInfo, read_header
 
 INDEX: Final = "model.safetensors.index.json"
@@ -30,7 +32,7 @@ _GET_SAFETENSORS: Final = (
 
 # Suffix -> what such a folder is, and what to do. The first that is found is told.
 FOREIGN: Final[tuple[tuple[tuple[str, ...], str, str], ...]] = (
-    ((".gguf", ".ggml"), "GGUF files, the format of llama.cpp", _GET_SAFETENSORS),
+    ((".ggml",), "GGML files, which llama.cpp wrote before GGUF", _GET_SAFETENSORS),
     (
         (".bin", ".pt", ".pth", ".ckpt"),
         "PyTorch pickles, which can run any program when they are read",
@@ -67,13 +69,11 @@ def check_folder(folder: Path) -> None:
         UnsupportedModelError: it holds weights of another program only.
         WeightsError: it holds no weights.
     """
+    if is_gguf(folder):
+        read_gguf(folder)
+        return
     if folder.is_file():
         where = folder.parent
-        if folder.suffix == ".gguf":
-            raise UnsupportedModelError(
-                f"{folder} is a GGUF file, the format of llama.cpp; gemma reads the Hugging Face layout.",
-                _GET_SAFETENSORS,
-            )
         raise ModelNotFoundError(
             f"{folder} is a file; a checkpoint is the folder that holds it.", f"gemma chat '{where}'"
         )
@@ -96,8 +96,13 @@ def check_names(where: str, names: Sequence[str]) -> None:
         UnsupportedModelError: they are weights of another program only.
         WeightsError: there are no weights among them.
     """
-    if any(name.endswith(".safetensors") for name in names):
+    if any(name.endswith(".safetensors") for name in names) or models(names):
         return
+    if any(name.lower().endswith(SUFFIX) for name in names):
+        raise UnsupportedModelError(
+            f"{where} holds the tower for pictures or sound of a model (llama.cpp's mmproj), and not the model.",
+            "Fetch the other GGUF file of its repository, too.",
+        )
     for suffixes, what, hint in FOREIGN:
         found = [name for name in names if name.lower().endswith(suffixes)]
         if found:
@@ -108,12 +113,38 @@ def check_names(where: str, names: Sequence[str]) -> None:
     )
 
 
+def located(folder: Path) -> Path:
+    """Where the checkpoint in `folder` is: the folder itself, or the GGUF file in it, where it holds no safetensors.
+
+    A GGUF file stands for a folder, wherever one is asked for.
+
+    Raises:
+        WeightsError: it holds several GGUF files.
+    """
+    if not folder.is_dir():
+        return folder
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    if any(name.endswith(".safetensors") for name in names) or not (found := models(names)):
+        return folder
+    if len(found) > 1:
+        raise WeightsError(
+            f"{folder} holds {len(found)} GGUF files of models: {_few(found)}.",
+            f"Name one: gemma chat '{folder / found[0]}'",
+        )
+    return folder / found[0]
+
+
 def stored_tensors(folder: Path) -> Stored:
     """Every tensor of the checkpoint in `folder`, from the headers alone.
 
     Raises:
         WeightsError: a file is damaged or missing, or the folder holds more than one checkpoint.
+        UnsupportedModelError: a GGUF file holds another model, or numbers that MLX has no like of.
     """
+    if is_gguf(folder):
+        from gemma_mlx.weights.gguf import stored_in_gguf  # which makes what is defined here
+
+        return stored_in_gguf(folder)
     names = {
         path.name for path in folder.iterdir() if path.name.endswith(".safetensors") and not path.name.startswith(".")
     }

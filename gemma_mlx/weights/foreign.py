@@ -30,7 +30,7 @@ READERS: Final[Mapping[str, Reader]] = MappingProxyType(
     {mobile.METHOD: mobile.repacked, compressed.METHOD: compressed.repacked}
 )
 # What the catalogue calls the formats that this program reads.
-READ: Final = frozenset(("safetensors", *READERS))
+READ: Final = frozenset(("safetensors", "gguf", *READERS))
 
 # What `gemma quantize --recipe exact` writes into config.json beside the table, for what MLX's layout cannot say.
 PACKED_FROM: Final = "packed_from"

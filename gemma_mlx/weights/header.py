@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
+
+import numpy as np
+import numpy.typing as npt
 
 from gemma_mlx.errors import WeightsError
 
@@ -88,9 +91,24 @@ class TensorInfo:
         length = sum(stop - start for start, stop in ranges)
         shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
         if self.made is not None:
-            assert axis == 0, "what is made of a stored tensor has its rows, and other columns"
-            return replace(self, shape=shape, made=replace(self.made, base=self.base.pieces(0, ranges)))
+            if isinstance(self.made.how, Blocks) and axis == len(self.shape) - 1:
+                ranges = [(self._stored_bytes(first), self._stored_bytes(behind)) for first, behind in ranges]
+            whole_rows = axis == 0 or isinstance(self.made.how, Blocks)
+            assert whole_rows, "what is made of a stored tensor has its rows, and other columns"
+            return replace(self, shape=shape, made=replace(self.made, base=self.base.pieces(axis, ranges)))
         return replace(self, shape=shape, cut=(axis, tuple(ranges)))
+
+    def _stored_bytes(self, columns: int) -> int:
+        """Bytes in the file of which the first `columns` of a row are made."""
+        assert self.made is not None
+        assert isinstance(self.made.how, Blocks)
+        blocks, rest = divmod(columns * ITEM_BYTES[self.dtype], self.made.how.made)
+        if rest:
+            raise WeightsError(
+                f"{self.name!r} is stored in blocks that cannot be cut at column {columns:,}.",
+                "Take this slice of the model in the Hugging Face layout.",
+            )
+        return blocks * self.made.how.stored
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yields (offset in the file, bytes) of each run of what is wanted that lies in one piece, in order."""
@@ -107,20 +125,40 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How bytes are made of what a file holds: block by block, each by itself.
+
+    Attributes:
+        stored: bytes of a block in the file.
+        made: bytes that are made of it.
+        make: [blocks stored] -> [blocks made].
+    """
+
+    stored: int
+    made: int
+    make: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+
+    def decoded(self, data: memoryview) -> memoryview:
+        """The bytes that are made of those of whole blocks."""
+        blocks = np.frombuffer(data, np.uint8).reshape(-1, self.stored)
+        return np.ascontiguousarray(self.make(blocks)).data.cast("B")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Making:
     """How a tensor of MLX's layout is made of one that another program stored, row by row.
 
     Attributes:
         base: what the file holds, with the same rows.
         how: "codes" are the same bytes, seen as words; "signed codes" are bytes from -128 on, and become words of bytes
-            from 0 on; "scales" are numbers.
+            from 0 on; "scales" are numbers; and of blocks of bytes other bytes are made.
         factor: what scales are multiplied by.
         times: how often each scale stands, side by side.
         again: whether another tensor is made of the same one.
     """
 
     base: TensorInfo
-    how: Literal["codes", "signed codes", "scales"]
+    how: Literal["codes", "signed codes", "scales"] | Blocks
     factor: float = 1.0
     times: int = 1
     again: bool = False
@@ -192,7 +230,7 @@ def _foreign(path: Path, first: bytes, size: int) -> WeightsError:
     if first.startswith(b"GGUF"):
         return WeightsError(
             f"{path} is a GGUF file under the name of a safetensors one.",
-            "gemma reads the Hugging Face layout: fetch the original repository, not its GGUF conversion.",
+            "Give it its own name, model.gguf, and name that file.",
         )
     if first.startswith((b"PK\x03\x04", b"\x80\x02", b"\x89HDF", b"\x1f\x8b")):
         return WeightsError(

@@ -19,7 +19,8 @@ from gemma_mlx.config import read_config
 from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
 from gemma_mlx.spec import DrafterSpec, EncoderSpec
 from gemma_mlx.weights import cached, pull
-from gemma_mlx.weights.files import check_folder
+from gemma_mlx.weights.files import check_folder, located
+from gemma_mlx.weights.foreign import READ
 from gemma_mlx.weights.transfer import OnProgress
 
 DEMO: Final = "demo"
@@ -72,7 +73,7 @@ def resolve(name: str, on_progress: OnProgress | None = None) -> Path:
         ConfigError, UnsupportedModelError: the repository cannot be run; known before its weights are fetched.
     """
     known, folder = look(name)
-    return folder if folder is not None else pull.fetch(pull.plan(known), on_progress)
+    return folder if folder is not None else located(pull.fetch(pull.plan(known), on_progress))
 
 
 def look(name: str) -> tuple[str, Path | None]:
@@ -96,9 +97,10 @@ def look(name: str) -> tuple[str, Path | None]:
     folder = Path(os.path.expanduser(name))
     if os.path.exists(folder):  # which, unlike Path.exists, answers for a name that is too long, too
         check_folder(folder)
-        return name, folder
+        return name, located(folder)
     name = checked(repository(name))
-    return name, cached.complete(name)
+    here = cached.complete(name)
+    return name, None if here is None else located(here)
 
 
 def checked(name: str) -> str:
@@ -126,7 +128,7 @@ def repository(name: str) -> str:
         raise ModelNotFoundError(
             f"{row.name} is not published as one repository: {row.note}.", "For example: gemma chat gemma3:4b"
         )
-    if row.format != "safetensors":
+    if row.format not in READ:
         raise UnsupportedModelError(
             f"{row.repository} is {row.note}, and cannot be read here ({row.format}).",
             "Take the model it was made from, in safetensors.",

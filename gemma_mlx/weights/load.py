@@ -29,7 +29,7 @@ from gemma_mlx.registry import Match
 from gemma_mlx.spec import DecoderSpec, EncoderDecoderSpec, EncoderSpec, StackSpec
 from gemma_mlx.weights.agreement import AGAIN, check_layers, check_tensors
 from gemma_mlx.weights.disk_table import TABLE, DiskTable
-from gemma_mlx.weights.files import Stored, check_folder, stored_tensors
+from gemma_mlx.weights.files import Stored, check_folder, located, stored_tensors
 from gemma_mlx.weights.foreign import EXACT_SCALES, grids_of, repacked, steps_of
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.matformer import slice_config, slice_stored
@@ -141,7 +141,7 @@ def inspect(folder: Path, *, piece: Slice | None = None) -> Checkpoint:
     Raises:
         GemmaError: whatever is wrong with the checkpoint, as a sentence.
     """
-    return _assemble(folder, piece)[0]
+    return _assemble(located(folder), piece)[0]
 
 
 def load(
@@ -184,7 +184,7 @@ def load(
         raise InputError(
             f"Per-layer embeddings cannot be kept in {per_layer!r}; they are kept on the 'disk' or in 'memory'."
         )
-    checkpoint, model = _assemble(folder, piece)
+    checkpoint, model = _assemble(located(folder), piece)
     if admit is not None:
         admit(checkpoint, checkpoint.memory_bytes(dtype, per_layer=per_layer), dtype.size)
     modules, shapes = dict(model.named_modules()), _shapes(model)
@@ -381,16 +381,19 @@ def _is_copy(one: TensorInfo, other: TensorInfo | None) -> bool:
 def _rounded(scale: float, embedding: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> float:
     """The embedding scale in the dtype of the embedding table: sqrt(3072) is 55.5 in bfloat16.
 
-    The models were trained so (huggingface/transformers PR 29402). A packed table has the dtype of its scales, or where
-    those are 8 bits wide, the one config.json names.
+    The models were trained so (huggingface/transformers PR 29402). A packed table has the dtype of its scales. Where
+    those are 8 bits wide, or in numbers that other programs pack with and no model is trained in, it is the one that
+    config.json names.
     """
-    table = tensors.get(f"{embedding}.scales") or tensors.get(f"{embedding}.weight")
+    scales = tensors.get(f"{embedding}.scales")
+    table = scales or tensors.get(f"{embedding}.weight")
     dtype = _DTYPES.get(table.dtype) if table is not None else None
-    if dtype is None:
+    if dtype is None or dtype == mx.float16 or (scales is not None and dtype == mx.float32):
         text = config.get("text_config")
         sections = (config, text if isinstance(text, dict) else {})
         stated = [section.get(key) for section in sections for key in ("dtype", "torch_dtype")]
         dtype = next(
-            (_DTYPE_NAMES[name] for name in stated if isinstance(name, str) and name in _DTYPE_NAMES), mx.bfloat16
+            (_DTYPE_NAMES[name] for name in stated if isinstance(name, str) and name in _DTYPE_NAMES),
+            dtype or mx.bfloat16,
         )
     return cast(float, mx.array(scale, dtype).item())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Final
 from gemma_mlx import registry
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError
+from gemma_mlx.gguf.places import first_part, models
 from gemma_mlx.weights import cached
 from gemma_mlx.weights.files import INDEX, SINGLE, check_folder, check_names
 from gemma_mlx.weights.transfer import File, OnProgress, Plan, Transfer
@@ -69,15 +70,18 @@ def plan(name: str) -> Plan:
     if (found := cached.find(name)) is not None:
         begun = f"What is here of {name} is not complete" if found.folder is None else f"{name} is on this machine"
     commit, every = listed(name, begun)
-    with sentences(name, f"The download of {name} stopped", _GO_ON), _quietly(True):
-        registry.match(read_config(Path(hf_hub_download(name, "config.json", revision=commit)).parent))
-    files = tuple(file for file in every if any(fnmatch(file.name, pattern) for pattern in WANTED))
+    wanted = _gguf(name, [file.name for file in every])
+    if wanted is None:
+        with sentences(name, f"The download of {name} stopped", _GO_ON), _quietly(True):
+            registry.match(read_config(Path(hf_hub_download(name, "config.json", revision=commit)).parent))
+        wanted = [file.name for file in every if any(fnmatch(file.name, pattern) for pattern in WANTED)]
+    files = tuple(file for file in every if file.name in wanted)
     here = sum(_bytes_here(cached.repository(name), commit, file) for file in files)
     return Plan(name=name, commit=commit, files=files, here=here)
 
 
 def listed(name: str, begun: str) -> tuple[str, list[File]]:
-    """The newest commit of a repository in the Hugging Face layout, and all its files.
+    """The newest commit of a repository in the Hugging Face layout, or of GGUF files, and all its files.
 
     Args:
         name: of the repository.
@@ -108,12 +112,34 @@ def listed(name: str, begun: str) -> tuple[str, list[File]]:
     ]
     names = [file.name for file in files]
     check_names(f"The repository {name}", names)
-    if "config.json" not in names:
+    if "config.json" not in names and not _is_of_gguf(names):
         raise UnsupportedModelError(
             f"The repository {name} has no config.json, so it is not in the Hugging Face layout.",
             "Fetch the repository that this one was made from, for example google/gemma-3-1b-it.",
         )
     return info.sha, files
+
+
+def _is_of_gguf(names: Sequence[str]) -> bool:
+    return not any(name.endswith(".safetensors") for name in names) and bool(models(names))
+
+
+def _gguf(name: str, names: Sequence[str]) -> list[str] | None:
+    """What is to be fetched of a repository of GGUF files: the only model in it; None of any other repository.
+
+    Raises:
+        UnsupportedModelError: there are several.
+    """
+    if not _is_of_gguf(names):
+        return None
+    found = models(names)
+    if len(found) > 1:
+        raise UnsupportedModelError(
+            f"The repository {name} holds {len(found)} GGUF files, each of them a whole model: "
+            f"{', '.join(found[:4])}{' and others' if found[4:] else ''}.",
+            f"Fetch the one you want: hf download {name} {found[0]} --local-dir FOLDER; then: gemma chat FOLDER",
+        )
+    return [part for part in names if first_part(part) == found[0]]
 
 
 def _bytes_here(repository: Path, commit: str, file: File) -> int:

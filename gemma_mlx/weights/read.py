@@ -20,12 +20,14 @@ import mlx.core as mx
 import numpy as np
 
 from gemma_mlx.errors import WeightsError
-from gemma_mlx.weights.header import ITEM_BYTES, Making, TensorInfo
+from gemma_mlx.weights.header import ITEM_BYTES, Blocks, Making, TensorInfo
 from gemma_mlx.weights.quantized import FLOATING
 
 PORTION_BYTES: Final = 16 << 20  # held while bytes go from one file to another
+_BLOCKS_BYTES: Final = 1 << 20  # of blocks, whose numbers stand as float32 for a while
 _MOST_AT_ONCE: Final = 1 << 30  # macOS refuses to read 2 GiB in one call
 _NAME: Final = "tensor"
+_MAPPED: Final = ".safetensors"  # files of which MLX reads tensors late
 _AGAIN: Final = "Fetch the model again into an empty folder."
 
 
@@ -68,12 +70,13 @@ def arrays(
     dtype: mx.Dtype,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, mx.array]:
-    """Parameter -> its array. MLX reads late what is wanted whole; of a tensor wanted in part, that part is read now.
+    """Parameter -> its array. MLX reads late what is wanted whole; of a tensor wanted in part, that part is read now,
+    and so is what lies in a GGUF file.
 
     Args:
         tensors: what is wanted, by parameter; several parts of one tensor may make up the whole of it.
         dtype: that floating parts are cast to. What is read late is cast by whoever uses it.
-        on_progress: called with ("slice", bytes done, bytes in all) before each part that is read now.
+        on_progress: called with ("slice" or "weights", bytes done, bytes in all) before each part that is read now.
 
     Raises:
         WeightsError: a file cannot be opened or read.
@@ -85,13 +88,14 @@ def arrays(
     late: dict[str, TensorInfo] = {}
     for parameter, tensor in tensors.items():
         is_whole = wanted[tensor.file, tensor.base.name] >= tensor.stop - tensor.start
+        is_whole &= tensor.file.suffix == _MAPPED
         (late if is_whole else now)[parameter] = tensor
     files = {file: _lazy(file) for file in {tensor.file for tensor in late.values()}}
     found = {parameter: _whole(tensor, files[tensor.file][tensor.base.name]) for parameter, tensor in late.items()}
     done, total = 0, sum(tensor.nbytes for tensor in now.values())
     for parameter, tensor in now.items():
         if on_progress is not None:
-            on_progress("slice", done, total)
+            on_progress("slice" if tensor.file.suffix == _MAPPED else "weights", done, total)
         array = read(tensor)
         found[parameter] = array.astype(dtype) if tensor.dtype in FLOATING else array
         mx.eval(found[parameter])  # else what is cast here would stay in memory in two dtypes
@@ -119,11 +123,16 @@ def _whole(tensor: TensorInfo, array: mx.array) -> mx.array:
 
 
 def _made(tensor: TensorInfo, array: mx.array) -> mx.array:
-    return array if tensor.made is None else make(tensor.made, array.reshape(tensor.shape[0], -1))
+    if tensor.made is None or isinstance(tensor.made.how, Blocks):
+        return array
+    return make(tensor.made, array.reshape(tensor.shape[0], -1))
 
 
 def make(how: Making, array: mx.array) -> mx.array:
-    """Rows of what is stored, [... columns] -> the same rows of what is made of it; nothing is computed yet."""
+    """Rows of what is stored, [... columns] -> the same rows of what is made of it; nothing is computed yet.
+
+    What is made of blocks is made where they are read.
+    """
     if how.how == "codes":
         return array.view(mx.uint32)
     if how.how == "signed codes":
@@ -138,7 +147,8 @@ def read(tensor: TensorInfo) -> mx.array:
     Raises:
         WeightsError: the file cannot be read, or has become shorter.
     """
-    part = _AsFile(tensor.base)
+    made_of_blocks = tensor.made is not None and isinstance(tensor.made.how, Blocks)
+    part = _AsFile(tensor if made_of_blocks else tensor.base)
     try:
         array = cast(Any, mx.load)(part, format="safetensors", stream=mx.cpu)[_NAME]
         mx.eval(array)
@@ -176,12 +186,22 @@ def portions(tensor: TensorInfo, file: File) -> Iterator[memoryview]:
 
     Of codes in another layout these are the bytes of ours; of what is computed there are none.
     """
-    assert tensor.made is None or tensor.made.how == "codes"
+    how = None if tensor.made is None else tensor.made.how
+    assert how is None or how == "codes" or isinstance(how, Blocks)
     tensor = tensor.base
+    if isinstance(how, Blocks):
+        for portion in _stored(tensor, file, max(_BLOCKS_BYTES // how.stored, 1) * how.stored):
+            yield how.decoded(portion)
+        return
     if tensor.cut is not None and tensor.cut[0] == 1 and 2 * tensor.nbytes > tensor.stop - tensor.start:
         yield from _columns(tensor, file)
         return
-    buffer = memoryview(bytearray(min(tensor.nbytes, PORTION_BYTES)))
+    yield from _stored(tensor, file, PORTION_BYTES)
+
+
+def _stored(tensor: TensorInfo, file: File, most: int) -> Iterator[memoryview]:
+    """The bytes that the file holds of it, `most` at a time."""
+    buffer = memoryview(bytearray(min(tensor.nbytes, most)))
     filled = 0
     for offset, count in tensor.runs():
         while count:
@@ -216,17 +236,21 @@ class Rows:
     """
 
     def __init__(self, tensor: TensorInfo) -> None:
-        self._made, tensor = tensor.made, tensor.base
-        columns = math.prod(tensor.shape[1:])
-        axis, ranges = tensor.cut or (1, ((0, columns),))
+        made, stored = tensor.made, tensor.base
+        self._blocks = made.how if made is not None and isinstance(made.how, Blocks) else None
+        self._made = made if self._blocks is None else None
+        columns = math.prod(stored.shape[1:])
+        axis, ranges = stored.cut or (1, ((0, columns),))
         assert axis == 1, "rows are looked up by their place in what is stored"
-        size = ITEM_BYTES[tensor.dtype]
-        self._tensor = tensor
-        self._file = File(tensor.file)
-        self._number, self._seen = _DTYPES[tensor.dtype]
-        self._stride = (tensor.stop - tensor.start) // tensor.shape[0]
-        self._row_bytes = columns * size
+        size = ITEM_BYTES[stored.dtype]
+        self._tensor = stored
+        self._file = File(stored.file)
+        self._stride = (stored.stop - stored.start) // stored.shape[0]
         self._pieces = [(first * size, (behind - first) * size) for first, behind in ranges]
+        self._stored = memoryview(bytearray(columns * size))
+        held = stored if self._blocks is None else tensor  # what there is room for
+        self._number, self._seen = _DTYPES[held.dtype]
+        self._row_bytes = held.nbytes // held.shape[0]
 
     def blank(self, *axes: int) -> mx.array:
         """Room for rows, [*axes columns], of whole numbers as wide as what the file holds; for `fill` and `seen`."""
@@ -240,10 +264,18 @@ class Rows:
         """
         view, at = np.array(room, copy=False).data.cast("B"), 0
         for index in ids:
-            start = self._tensor.start + index * self._stride
-            for offset, count in self._pieces:
-                self._file.read_into(view[at : at + count], start + offset)
-                at += count
+            row = view[at : at + self._row_bytes]
+            self._read_row(row if self._blocks is None else self._stored, index)
+            if self._blocks is not None:
+                row[:] = self._blocks.decoded(self._stored)
+            at += self._row_bytes
+
+    def _read_row(self, row: memoryview, index: int) -> None:
+        """What the file holds of a row."""
+        start, at = self._tensor.start + index * self._stride, 0
+        for offset, count in self._pieces:
+            self._file.read_into(row[at : at + count], start + offset)
+            at += count
 
     def seen(self, room: mx.array) -> mx.array:
         """What is in `room`, in the dtype of the file, or what is made of it."""

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from gemma_mlx.errors import WeightsError
+from gemma_mlx.errors import UnsupportedModelError, WeightsError
 from gemma_mlx.weights.cached import complete
 from gemma_mlx.weights.header import write_header
 from gemma_mlx.weights.hub import checked
@@ -39,6 +39,10 @@ def headers(name: str) -> Iterator[Path]:
         return
     absent = f"{name} is not on this machine"
     files = [file.name for file in listed(name, absent)[1]]
+    if "config.json" not in files:
+        raise UnsupportedModelError(
+            f"{absent}, and what a GGUF file holds is seen when it is here.", f"gemma pull {name}; then ask again"
+        )
     with tempfile.TemporaryDirectory(prefix="gemma-") as hollow:
         with sentences(name, f"{absent}, and {constants.ENDPOINT} stopped answering", CHECK_NETWORK):
             for file in _like(files, _TOLD):

@@ -80,7 +80,7 @@ class Plan:
     @property
     def weights(self) -> int:
         """Bytes of the weights' files."""
-        return sum(file.nbytes or 0 for file in self.files if file.name.endswith(".safetensors"))
+        return sum(file.nbytes or 0 for file in self.files if file.name.endswith((".safetensors", ".gguf")))
 
     @property
     def folder(self) -> Path:

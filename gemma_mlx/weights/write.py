@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from gemma_mlx.config import EVIDENCE
 from gemma_mlx.errors import InputError
+from gemma_mlx.gguf.documents import document, names
 from gemma_mlx.weights.files import INDEX, SINGLE
 from gemma_mlx.weights.header import ITEM_BYTES, TensorInfo
 from gemma_mlx.weights.load import Checkpoint, OnProgress, inspect, stored_slice
@@ -368,6 +369,8 @@ def _write_rest(draft: Path, source: Path, files: Layout, config: Mapping[str, A
     if len(files.sizes) > 1:
         weight_map = {name: file for name, (file, _) in sorted(files.places.items())}
         _write_json(draft / INDEX, {"metadata": {"total_size": files.nbytes}, "weight_map": weight_map})
+    for name in sorted(set(names(source)) - {_CONFIG}):  # of a GGUF file, which holds what others keep beside
+        (draft / name).write_bytes(document(source, name) or b"")
     for path in sorted({path for pattern in WANTED for path in source.glob(pattern)}):
         beside = path.relative_to(source)
         is_weights = len(beside.parts) == 1 and beside.suffix == ".safetensors"
