@@ -32,7 +32,7 @@ from gemma_mlx.spec import (
 )
 from gemma_mlx.weights.quantized import Quantization
 
-How = Callable[[str, nn.Module], Quantization | None]
+How = Callable[[str, int], Quantization | None]  # (path of a module, numbers in a row of its matrix) -> how it is packed
 Spec = DecoderSpec | EncoderSpec
 
 NEURAL_GENERATION: Final = 17  # Apple GPUs with matrix units begin with that of the M5
@@ -349,15 +349,17 @@ def weight_bytes(model: nn.Module, how: How | None = None, itemsize: int = 2) ->
 
     Args:
         model: unquantized.
-        how: (path, module) -> how its weight is packed; None leaves it as it is.
+        how: how each weight is packed; None leaves it as it is.
         itemsize: bytes of a parameter that is not packed.
     """
     packed = saved = 0
     if how is not None:
         for path, module in model.named_modules():
-            quantization = how(path, module) if hasattr(module, "to_quantized") else None
-            if quantization is not None:
-                numbers = cast(mx.array, module.weight).size
+            if not hasattr(module, "to_quantized"):
+                continue
+            weight = cast(mx.array, module.weight)
+            if (quantization := how(path, weight.shape[-1])) is not None:
+                numbers = weight.size
                 saved += numbers
                 packed += packed_bytes(numbers, quantization, itemsize)
     parameters = cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))

@@ -71,8 +71,8 @@ def nbytes(model: nn.Module) -> int:
 def test_weights_to_the_byte(kind: str, how: Quantization | None) -> None:
     model = tiny_model(tiny_config(kind, head_dim=64))
 
-    def chosen(_: str, module: nn.Module) -> Quantization | None:
-        return how if how is not None and module.weight.shape[-1] % how.group_size == 0 else None
+    def chosen(_: str, columns: int) -> Quantization | None:
+        return how if how is not None and columns % how.group_size == 0 else None
 
     predicted = weight_bytes(model, chosen, itemsize=4)
     if how is not None:
@@ -81,7 +81,8 @@ def test_weights_to_the_byte(kind: str, how: Quantization | None) -> None:
             how.group_size,
             how.bits,
             mode=how.mode,
-            class_predicate=lambda path, module: hasattr(module, "to_quantized") and chosen(path, module) is not None,
+            class_predicate=lambda path, module: hasattr(module, "to_quantized")
+            and chosen(path, module.weight.shape[-1]) is not None,
         )
     assert predicted == nbytes(model)
 
@@ -159,7 +160,7 @@ def test_peaks_published_for_macs() -> None:
     over = []
     for row in PUBLISHED:
         spec, model = built(row.model)
-        weights = weight_bytes(model, lambda _path, _module, how=row.how: how)  # type: ignore[misc]
+        weights = weight_bytes(model, lambda _path, _columns, how=row.how: how)  # type: ignore[misc]
         kernels = Kernels(backend="metal", generation=row.generation, mlx=row.mlx)
         use = Use(prompt=row.prompt, answer=128, chunk=2048, marks=0)
         over.append(estimate(spec, weights, use, kernels).peak / 1e9 - row.measured)
