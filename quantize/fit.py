@@ -18,13 +18,24 @@ from typing import Final, Literal
 from gemma_mlx import catalog
 from gemma_mlx.catalog import Row
 from gemma_mlx.errors import InputError
+from gemma_mlx.generate.denoising import Denoising
 from gemma_mlx.quantize import formats, machine, subject
 from gemma_mlx.quantize.machine import Machine
-from gemma_mlx.quantize.memory import How, Kernels, Memory, Use, estimate, reads_both_ways
-from gemma_mlx.quantize.speed import Speed, Wait, decode, first_token, prefill
+from gemma_mlx.quantize.memory import Draft, How, Kernels, Memory, Use, estimate, reads_both_ways
+from gemma_mlx.quantize.speed import (
+    Drafting,
+    Speed,
+    Wait,
+    canvases,
+    decode,
+    drafted,
+    first_canvas,
+    first_token,
+    prefill,
+)
 from gemma_mlx.quantize.subject import Subject, age
 from gemma_mlx.quantize.traffic import Traffic
-from gemma_mlx.spec import EncoderSpec
+from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec, EncoderSpec
 from gemma_mlx.weights.load import PER_LAYER, Placement
 
 Verdict = Literal["comfortable", "tight", "needs sysctl", "no"]
@@ -34,6 +45,8 @@ MARGIN_BYTES: Final = 500_000_000
 STEP: Final = 1024  # largest contexts are multiples of it, or all that the model has
 _SMALLEST: Final = 256
 READING: Final = 10.0  # tokens per second, about twice as quick as people read
+# Of a canvas: it must repeat itself once, or as often as asked, before it counts as done; and the most there are.
+STEPS: Final = (1 + Denoising.stability_threshold, Denoising.steps)
 _MIB: Final = 1 << 20
 _WIRED_STEP: Final = 256  # MiB
 
@@ -43,7 +56,8 @@ class Asked:
     """What is to be done with a model.
 
     Attributes:
-        context: tokens of text that it shall hold; a model that has fewer is judged with those.
+        context: tokens of text that it shall hold; a model that has fewer is judged with those. Where an encoder reads
+            the prompt, the answer has as many besides.
         prompt: tokens, of those, after which the first token of an answer is waited for.
         chunk: tokens of a prompt that are read at once.
         batch: sequences side by side.
@@ -96,6 +110,7 @@ class Answer:
         prefill: the same while a prompt is read.
         first_token: seconds from a prompt to the first token.
         fetch: the model to fetch for this format.
+        drafting: what drafts cost, where there is a drafter and the chip is known.
     """
 
     model: str
@@ -112,6 +127,7 @@ class Answer:
     prefill: Speed | None
     first_token: Wait | None
     fetch: str
+    drafting: Drafting | None = None
 
     @property
     def margin_bytes(self) -> int:
@@ -165,14 +181,16 @@ class Judge:
         self._passing: dict[tuple[int, Kernels], Memory] = {}
         self._stored: dict[tuple[str, int], Traffic] = {}
 
-    def memory(self, weights: int, context: int, kernels: Kernels) -> Memory:
-        """What the model takes, where it takes most."""
+    def memory(self, weights: int, context: int, kernels: Kernels, drafter: int = 0) -> Memory:
+        """What the model takes, where it takes most; `drafter` is the bytes of the one beside it."""
         key = (context, kernels)
         if key not in self._passing:
-            asked = self.asked
-            use = Use(prompt=context, chunk=asked.chunk, batch=asked.batch, kv_bits=asked.kv_bits)
-            self._passing[key] = estimate(self.subject.spec, 0, use, kernels, towers=self._towers)
-        return replace(self._passing[key], weights=weights)
+            asked, spec, beside = self.asked, self.subject.spec, self.subject.drafter
+            answer = context if isinstance(spec, EncoderDecoderSpec) else 0
+            use = Use(prompt=context, answer=answer, chunk=asked.chunk, batch=asked.batch, kv_bits=asked.kv_bits)
+            draft = Draft(spec=beside.spec, weights=0) if beside and isinstance(beside.spec, DrafterSpec) else None
+            self._passing[key] = estimate(spec, 0, use, kernels, towers=self._towers, draft=draft)
+        return replace(self._passing[key], weights=weights, drafter=drafter)
 
     def largest(self, weights: int, kernels: Kernels, most_bytes: int) -> int | None:
         """The longest context whose peak stays within so many bytes."""
@@ -198,13 +216,15 @@ class Judge:
         weights = round(self._traffic(name, how, itemsize).weight_bytes)
         if asked.per_layer == "disk":
             weights -= model.traffic.table_bytes(how, itemsize)
-        memory = self.memory(weights, self.context, on.kernels)
+        beside = None if model.drafter is None else model.drafter.traffic.stored(model.drafter.how or how, itemsize)
+        drafter = round(beside.weight_bytes) if beside else 0
+        memory = self.memory(weights, self.context, on.kernels, drafter)
         verdict, reason = judged(memory.peak, on)
         bound = bounds(on)
         within = bound[verdict] if verdict != "no" else bound["tight"]
-        largest = self.largest(weights, on.kernels, within)
+        largest = self.largest(weights + drafter, on.kernels, within)
         if largest is None and verdict == "no":
-            largest = self.largest(weights, on.kernels, bound["needs sysctl"])
+            largest = self.largest(weights + drafter, on.kernels, bound["needs sysctl"])
         trained = model.trained_for(formats.FORMATS[name]) if name in formats.FORMATS else model.name
         answer = Answer(
             model=model.name,
@@ -230,6 +250,17 @@ class Judge:
         if isinstance(model.spec, EncoderSpec):
             return replace(answer, prefill=reading)
         bits = 16.0 if asked.kv_bits is None else asked.kv_bits + 0.5
+        canvas = model.spec.canvas if isinstance(model.spec, DecoderSpec) else None
+        if canvas is not None:
+            return replace(
+                answer,
+                decode=canvases(stored, on.chip, self.context, canvas.length, STEPS),
+                prefill=reading,
+                first_token=first_canvas(stored, on.chip, tokens, canvas.length, STEPS, chunk=chunk),
+            )
+        if model.drafter is not None:
+            drafts = model.drafter.traffic.stored(model.drafter.how or how)
+            answer = replace(answer, drafting=drafted(stored, drafts, on.chip, self.context, kv_bits=bits))
         return replace(
             answer,
             decode=decode(stored, on.chip, self.context, kv_bits=bits),
@@ -390,6 +421,7 @@ def fit(
     audio: float = 0.0,
     text_only: bool = False,
     per_layer: Placement = PER_LAYER,
+    draft: str | None = None,
 ) -> tuple[Answer, ...]:
     """Whether a model fits a Mac, in every format; without a model, every Gemma that fits, best first.
 
@@ -407,6 +439,7 @@ def fit(
         audio: seconds of sound in it.
         text_only: without what reads pictures and sound.
         per_layer: where a table of per-layer embeddings is kept, "disk" or "memory".
+        draft: a drafter that shall be there beside the model.
 
     Raises:
         InputError: there is no such Mac, or an option is out of range.
@@ -419,5 +452,7 @@ def fit(
         text_only=text_only, per_layer=per_layer,
     )  # fmt: skip
     if model is None:
+        if draft is not None:
+            raise InputError("A drafter is given, and no model that it drafts for.", f"gemma fit {draft}")
         return tuple(answer for answer, _ in survey(on, asked)[0])
-    return Judge(subject.of(model), asked).answers(on)
+    return Judge(subject.of(model, draft), asked).answers(on)

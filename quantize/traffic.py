@@ -260,7 +260,6 @@ def traffic(spec: Spec, model: nn.Module) -> Traffic:
     merged = sum(each.numbers for each in matrices if each.kind == "layer" and _MERGED.search(each.path))
     shared = merged if encoded and any(attention.merged for attention in spec.attentions) else 0
     reading: tuple[Kind, ...] = _BY_AN_ENCODER if encoded else _IN_A_CHUNK
-    reaches = _reaches(spec)
     return Traffic(
         weight_bytes=sum(nbytes.values()) + owning,
         read_bytes=_in_a_step(nbytes, share, looked_into) + owning,
@@ -276,15 +275,21 @@ def traffic(spec: Spec, model: nn.Module) -> Traffic:
         routed_bytes=nbytes["expert"] * share,
         width=spec.dim,
         launches=launches + once(spec) + sum(map(each, spec.layers)),
-        reaches=reaches,
-        readers=_reaches(spec.encoder) if isinstance(spec, EncoderDecoderSpec) else reaches,
-        source=_source(spec) if isinstance(spec, EncoderDecoderSpec) else (),
+        **attending(spec),
         state_bytes=sum(_state(layer) for layer in spec.layers),
         matrices=tuple(matrices),
         asked=share,
         looked_into=looked_into,
         encoded=encoded,
     )
+
+
+def attending(spec: Spec) -> dict[str, tuple[Reach, ...]]:
+    """The layers that attend, by the names that `Traffic` has for them."""
+    own = _reaches(spec)
+    if not isinstance(spec, EncoderDecoderSpec):
+        return {"reaches": own, "readers": own, "source": ()}
+    return {"reaches": own, "readers": _reaches(spec.encoder), "source": _source(spec)}
 
 
 def _sum(counts: Mapping[Kind, int], kinds: Iterable[Kind]) -> int:
