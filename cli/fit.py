@@ -130,9 +130,7 @@ def _survey(on: Machine, asked: Asked, format_name: str | None) -> dict[str, Any
     }
 
 
-def _model(
-    name: str, on: Machine | None, asked: Asked, format_name: str | None, draft: str | None
-) -> dict[str, Any]:
+def _model(name: str, on: Machine | None, asked: Asked, format_name: str | None, draft: str | None) -> dict[str, Any]:
     from gemma_mlx.quantize import machine, subject
     from gemma_mlx.quantize.fit import Judge, best, matrix
 

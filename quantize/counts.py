@@ -39,7 +39,8 @@ def counted(network: str, spec: Spec) -> Traffic | None:
         Matrix(path=path, columns=columns, kind=cast(Kind, kind), numbers=numbers)
         for path, columns, kind, numbers in kept["matrices"]
     )
-    return Traffic(matrices=matrices, **attending(spec), **{name: kept[name] for name in _FIELDS})
+    fields: dict[str, Any] = {name: kept[name] for name in _FIELDS}
+    return Traffic(matrices=matrices, **fields | attending(spec))
 
 
 def as_json(traffic: Traffic) -> dict[str, Any]:

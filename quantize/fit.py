@@ -35,7 +35,7 @@ from gemma_mlx.quantize.speed import (
 )
 from gemma_mlx.quantize.subject import Subject, age
 from gemma_mlx.quantize.traffic import Traffic
-from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec, EncoderSpec
+from gemma_mlx.spec import DrafterSpec, EncoderDecoderSpec, EncoderSpec
 from gemma_mlx.weights.load import PER_LAYER, Placement
 
 Verdict = Literal["comfortable", "tight", "needs sysctl", "no"]
@@ -249,9 +249,9 @@ class Judge:
         reading = prefill(stored, on.chip, tokens, chunk=chunk)
         if isinstance(model.spec, EncoderSpec):
             return replace(answer, prefill=reading)
-        bits = 16.0 if asked.kv_bits is None else asked.kv_bits + 0.5
-        canvas = model.spec.canvas if isinstance(model.spec, DecoderSpec) else None
-        if canvas is not None:
+        packed = asked.kv_bits is not None and not isinstance(model.spec, EncoderDecoderSpec)
+        bits = asked.kv_bits + 0.5 if packed and asked.kv_bits else 16.0
+        if (canvas := model.spec.canvas) is not None:
             return replace(
                 answer,
                 decode=canvases(stored, on.chip, self.context, canvas.length, STEPS),

@@ -1,4 +1,4 @@
-"""Kernels of a decode step that no array of a module stands for. tests/test_quantize_traffic.py counts them in graphs."""
+"""Kernels of a decode step that no array of a module stands for, as tests/test_quantize_traffic.py counts in graphs."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ from gemma_mlx.spec import (
 )
 from gemma_mlx.weights.quantized import Quantization
 
-How = Callable[[str, int], Quantization | None]  # (path of a module, numbers in a row of its matrix) -> how it is packed
+How = Callable[
+    [str, int], Quantization | None
+]  # (path of a module, numbers in a row of its matrix) -> how it is packed
 Spec = DecoderSpec | EncoderSpec
 
 NEURAL_GENERATION: Final = 17  # Apple GPUs with matrix units begin with that of the M5
@@ -183,6 +185,7 @@ def estimate(
             "Estimate the other, with draft=Draft(...).",
         )
     if isinstance(spec, EncoderDecoderSpec):
+        use = replace(use, kv_bits=None)  # nothing of it is packed
         passes = [_encoded(spec, use, kernels)]
         passes += [_written(spec, use, kernels)] if use.answer else []
     else:
@@ -254,12 +257,15 @@ def _filled(spec: DecoderSpec, length: int, use: Use, kernels: Kernels) -> Memor
     rows = [(layer.attention.window, _row(layer.attention, kernels.itemsize)) for layer in _owners(spec)]
     # Full layers write a canvas behind the text, where the next one takes its place; the others copy their window.
     grown = use.batch * (kv.rows_held(text + length) - kv.rows_held(text))
-    copied = max((min(text, window - 1) + length) * row for window, row in rows if window) if any(
-        window for window, _ in rows
-    ) else 0
+    copied = (
+        max((min(text, window - 1) + length) * row for window, row in rows if window)
+        if any(window for window, _ in rows)
+        else 0
+    )
     return Memory(
         weights=0,
-        **caches | {
+        **caches
+        | {
             "kv_full": caches["kv_full"]
             + sum(grown * _packed(row, kernels.itemsize, use.kv_bits) for window, row in rows if not window)
         },
@@ -274,9 +280,7 @@ def _drafted(spec: Spec, drafter: DrafterSpec, use: Use, kernels: Kernels) -> Me
     caches = held(spec, use, kernels.itemsize)
     keys = [min(use.prompt + use.answer, window or use.prompt + use.answer) for window in drafter.windows]
     scores = max(use.batch * each.heads * n for each, n in zip(drafter.attentions, keys, strict=True))
-    return Memory(
-        weights=0, **caches, scores=scores * kernels.itemsize, working=drafting(drafter, use.batch, kernels)
-    )
+    return Memory(weights=0, **caches, scores=scores * kernels.itemsize, working=drafting(drafter, use.batch, kernels))
 
 
 def held(spec: Spec, use: Use, itemsize: int) -> dict[str, int]:

@@ -215,8 +215,8 @@ def canvases(traffic: Traffic, chip: Chip, text: int, length: int, steps: tuple[
         low=most * low,
         high=least * high,
         bound=terms.bound,
-        reason=f"A canvas of {length} takes {steps[0]} to {steps[1]} steps of {1e3 * terms.seconds:.3g} ms, as its text "
-        f"needs: with {steps[1]} it is {most:.3g}, with {steps[0]} it is {least:.3g}.",
+        reason=f"A canvas of {length} takes {steps[0]} to {steps[1]} steps of {1e3 * terms.seconds:.3g} ms, as its "
+        f"text needs: with {steps[1]} it is {most:.3g}, with {steps[0]} it is {least:.3g}.",
     )
 
 
@@ -254,8 +254,8 @@ def drafted(target: Traffic, drafter: Traffic, chip: Chip, context: int, *, kv_b
     return Drafting(
         seconds=draft,
         of_a_step=draft / step,
-        reason=f"A draft takes {1e3 * draft:.2g} ms, {100 * draft / step:.0f} % of a step of the target. Four drafts pay "
-        f"where more than {4 * draft / step:.2g} of them are right on average, were checking them as quick as one step. "
+        reason=f"A draft takes {1e3 * draft:.2g} ms, {100 * draft / step:.0f} % of a step of the target. Were checking "
+        f"four as quick as one step, they pay where more than {4 * draft / step:.2g} of them are right on average. "
         "How many are is not known, so no gain is predicted.",
     )
 

@@ -260,7 +260,11 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> Subject:
         how=(lambda path, _columns: packed.get(path)) if any(packed.values()) else None,
         checkpoint=checkpoint,
         notes=(
-            *((f"Its name says {said[1]} bits; its files hold {real:.2f} bits per weight.",) if belied and said else ()),
+            *(
+                (f"Its name says {said[1]} bits; its files hold {real:.2f} bits per weight.",)
+                if belied and said
+                else ()
+            ),
             *_said(match.spec),
         ),
     )

@@ -298,9 +298,7 @@ def _sum(counts: Mapping[Kind, int], kinds: Iterable[Kind]) -> int:
 
 def _in_a_step(counts: Mapping[Kind, int], asked: float, looked_into: float) -> float:
     """What a decode step reads of matrices."""
-    return (
-        _sum(counts, _IN_A_STEP) + counts.get("expert", 0) * asked + counts.get("ordered", 0) * looked_into
-    )
+    return _sum(counts, _IN_A_STEP) + counts.get("expert", 0) * asked + counts.get("ordered", 0) * looked_into
 
 
 def _kind(path: str, module: nn.Module, spec: Spec) -> Kind:
@@ -360,7 +358,9 @@ def _share(spec: Spec) -> float:
 
 def _source(spec: EncoderDecoderSpec) -> tuple[Reach, ...]:
     """Attention to what an encoder read, all of it."""
-    layers = [layer.cross or replace(layer.attention, window=None) for layer in spec.layers if isinstance(layer, LayerSpec)]
+    layers = [
+        layer.cross or replace(layer.attention, window=None) for layer in spec.layers if isinstance(layer, LayerSpec)
+    ]
     return tuple(Reach(attention=each, layers=count, prefilled=0) for each, count in Counter(layers).items())
 
 

@@ -25,6 +25,8 @@ class Doorman:
 
     def __init__(self, **plan: Any) -> None:
         self.plan = plan
+        self.rows = 32
+        self.encoded: list[tuple[int, int]] = []
         self.loaded: list[Subject] = []
         self.read_: list[Reading] = []
 
@@ -36,6 +38,11 @@ class Doorman:
         """As `Admission` has it."""
         self.read_.append(reading)
         return Plan(**{"chunk": reading.chunk, "kv_bits": reading.kv_bits, "answer": reading.answer} | self.plan)
+
+    def encode(self, subject: Subject, rows: int, tokens: int) -> int:
+        """As `Admission` has it."""
+        self.encoded.append((rows, tokens))
+        return min(rows, self.rows)
 
 
 class Closed(Doorman):

@@ -81,8 +81,9 @@ def test_weights_to_the_byte(kind: str, how: Quantization | None) -> None:
             how.group_size,
             how.bits,
             mode=how.mode,
-            class_predicate=lambda path, module: hasattr(module, "to_quantized")
-            and chosen(path, module.weight.shape[-1]) is not None,
+            class_predicate=lambda path, module: (
+                hasattr(module, "to_quantized") and chosen(path, module.weight.shape[-1]) is not None
+            ),
         )
     assert predicted == nbytes(model)
 

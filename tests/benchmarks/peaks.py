@@ -11,6 +11,7 @@ import gc
 import statistics
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import mlx.core as mx
@@ -175,11 +176,17 @@ def main() -> None:
     names = [name for name in sys.argv[1:] if not name.startswith("--")]
     kinds = tuple(kind for kind in (*KINDS, *OTHERS) if not names or kind in names)
     found = []
-    for case in cases(kinds, VOCABULARIES[: 1 if quick else 3], QUICK if quick else PROMPTS):
+    prompts = QUICK if quick else PROMPTS
+    known = cases(tuple(kind for kind in kinds if kind in KINDS), VOCABULARIES[: 1 if quick else 3], prompts)
+    others = cases(tuple(kind for kind in kinds if kind in OTHERS), VOCABULARIES[: 1 if quick else 2], prompts)
+    for case in chain(known, others):
         found.append(case)
         memory = f"{case.measured / 1e6:7.1f} MB, estimated {case.estimated.peak / 1e6:7.1f}"
         print(f"{case.name:60} {memory}  {case.error:+.1%}", flush=True)
-    for what, chosen in (("all", found), ("20 MB and more", [each for each in found if each.estimated.weights >= 2e7])):
+    for what, chosen in (
+        ("all", found),
+        ("20 MB and more", [each for each in found if each.estimated.weights + each.estimated.drafter >= 2e7]),
+    ):
         errors = [each.error for each in chosen]
         if errors:
             span = f"from {min(errors):+.1%} to {max(errors):+.1%}"

@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 
 from gemma_mlx import catalog, registry
 from gemma_mlx.macs import Chip
-from gemma_mlx.quantize.speed import Bound, Coefficients, prompt_terms, step_terms
 from gemma_mlx.quantize.costs import Prompt, Reach, Step
+from gemma_mlx.quantize.speed import Bound, Coefficients, prompt_terms, step_terms
 from gemma_mlx.quantize.traffic import Traffic, traffic
 from gemma_mlx.spec import AttentionSpec, Rope
 
