@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, DrafterSpec, LayerSpec, RecurrentLayerSpec, StackSpec
+from gemma_mlx.spec import (
+    AttentionSpec,
+    DecoderSpec,
+    DrafterSpec,
+    EncoderDecoderSpec,
+    LayerSpec,
+    RecurrentLayerSpec,
+    StackSpec,
+)
 
 _SAMPLING: Final = 5
 LOOKED_UP: Final = 4  # a row of a packed table: codes, scales, biases, and their product
@@ -23,6 +31,7 @@ _STREAMS: Final = 9  # streams made before all layers, and joined behind
 _CAP: Final = 1  # of the logits
 _RECURRENCE: Final = 1
 _MERGED: Final = 8  # one softmax over own keys and an encoder's: scaled, two products twice, joined, softmax, summed
+_UNSCALED: Final = 2  # the token whose embedding stands apart
 _DRAFTED: Final = 2  # a draft: what is joined before it, and the choice of its token
 _ORDERED: Final = 9  # the nearest centroids, their tokens, the logits of these among those of all
 
@@ -35,8 +44,13 @@ def once(spec: StackSpec) -> int:
         return per_layers
     if isinstance(spec, DrafterSpec):
         return _DRAFTED + (_ORDERED if spec.ordered else 0)
+    apart = isinstance(spec, EncoderDecoderSpec) and spec.unscaled_token is not None
     return (
-        _SAMPLING + (_CAP if spec.logit_softcap else 0) + per_layers + (_STREAMS + count * _ALTUP if spec.altup else 0)
+        (_UNSCALED if apart else 0)
+        + _SAMPLING
+        + (_CAP if spec.logit_softcap else 0)
+        + per_layers
+        + (_STREAMS + count * _ALTUP if spec.altup else 0)
     )
 
 

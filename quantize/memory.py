@@ -213,7 +213,7 @@ def reads_both_ways(spec: Spec) -> bool:
 def _at(spec: Spec, use: Use, kernels: Kernels) -> Memory:
     """In the last pass of `use`."""
     last = replace(use, prompt=use.prompt + use.answer, chunk=1) if use.answer else use
-    scores = _scores(spec, last, kernels, both_ways=reads_both_ways(spec))
+    scores = _scores(spec, use, kernels, last.queries, last.prompt - last.queries, both_ways=reads_both_ways(spec))
     working = passing(spec, use.batch, last.queries, scores, kernels)
     return Memory(
         weights=0,
@@ -226,8 +226,7 @@ def _at(spec: Spec, use: Use, kernels: Kernels) -> Memory:
 def _encoded(spec: EncoderDecoderSpec, use: Use, kernels: Kernels) -> Memory:
     """While an encoder reads, and the decoder's layers make keys and values of what it found."""
     reader = spec.encoder
-    whole = replace(use, answer=0, chunk=max(use.prompt, 1))
-    scores = _scores(reader, whole, kernels, both_ways=True)
+    scores = _scores(reader, use, kernels, use.prompt, 0, both_ways=True)
     working = passing(reader, use.batch, use.prompt, scores, kernels)
     return Memory(weights=0, source=source_bytes(spec, use, kernels.itemsize), scores=scores, working=working)
 
@@ -253,15 +252,11 @@ def _filled(spec: DecoderSpec, length: int, use: Use, kernels: Kernels) -> Memor
     now = replace(use, prompt=text, answer=0)
     beside = replace(now, prompt=text + length, chunk=length)  # the pass over the canvas
     caches = held(spec, now, kernels.itemsize)
-    scores = _scores(spec, beside, kernels, both_ways=True)
+    scores = _scores(spec, use, kernels, length, text, both_ways=True)
     rows = [(layer.attention.window, _row(layer.attention, kernels.itemsize)) for layer in _owners(spec)]
     # Full layers write a canvas behind the text, where the next one takes its place; the others copy their window.
     grown = use.batch * (kv.rows_held(text + length) - kv.rows_held(text))
-    copied = (
-        max((min(text, window - 1) + length) * row for window, row in rows if window)
-        if any(window for window, _ in rows)
-        else 0
-    )
+    copied = max(((min(text, window - 1) + length) * row for window, row in rows if window), default=0)
     return Memory(
         weights=0,
         **caches
@@ -334,16 +329,13 @@ def _packed(row: int, itemsize: int, bits: int | None) -> int:
     return row if bits is None else row // itemsize * bits // 8 + row // itemsize // 64 * 2 * itemsize
 
 
-def _scores(spec: StackSpec, use: Use, kernels: Kernels, *, both_ways: bool) -> int:
-    """The largest tensor of attention scores in the last pass over the prompt."""
+def _scores(spec: StackSpec, use: Use, kernels: Kernels, queries: int, before: int, *, both_ways: bool) -> int:
+    """The largest tensor of attention scores in a pass of `queries` positions behind `before` others."""
     most = 0
-    before = use.prompt - use.queries
     for attention in set(spec.attentions):
-        keys = use.queries + (before if attention.window is None else min(before, attention.window - 1))
+        keys = queries + (before if attention.window is None else min(before, attention.window - 1))
         packed = use.kv_bits is not None and attention.window is None  # which no fused kernel reads
-        rows = use.queries
-        if not packed:
-            rows = kernels.rows_of_scores(attention, use.queries, keys, both_ways=both_ways)
+        rows = queries if packed else kernels.rows_of_scores(attention, queries, keys, both_ways=both_ways)
         most = max(most, use.batch * attention.heads * rows * keys * kernels.itemsize)
     return most
 

@@ -2,8 +2,8 @@
 
 On the CPU back end they were measured (tests/benchmarks/peaks.py), on Metal they are bounded by published peaks. The
 evaluator allocates about a hundred operations ahead of the one that runs, so that what so many neighbouring
-operations make is there together: in a layer without experts its scores and its feed-forward; in one with experts, whose
-router alone is some twenty operations, either the one or the other.
+operations make is there together: in a layer without experts its scores and its feed-forward; in one with
+experts, whose router alone is some twenty operations, either the one or the other.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def traffic(spec: Spec, model: nn.Module) -> Traffic:
         nbytes[kind] += sum(array.nbytes for name, array in arrays.items() if name not in rest)
         if kind == "layer":  # gates of a recurrence are matrices too, that no quantizer packs
             many += sum(array.size for array in rest.values() if array.ndim > 1)
-        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and kind != "encoder":
+        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and not path.startswith("encoder."):
             launches += (LOOKED_UP if "scales" in arrays else 1) + 1  # and its scale
         if kind not in ("looked up", "canvas", "encoder", "source", "ordered"):
             launches += 1 if matrix else len(arrays.keys() - _NO_LAUNCH)
