@@ -108,6 +108,7 @@ class Prompt:
     Attributes:
         weight_bytes: of the weights that every chunk reads.
         once_bytes: of those that only the last position goes through: the head, layers that borrow.
+        resident_bytes: of all weights.
         chunks: parts that the prompt is read in.
         flops: floating-point operations; the head, and layers that borrow, run for one token and count as none.
         scores: of attention that no kernel fuses: they go through memory.
@@ -117,6 +118,7 @@ class Prompt:
 
     weight_bytes: float
     once_bytes: float = 0.0
+    resident_bytes: float = 0.0
     chunks: int
     flops: float
     scores: int

@@ -18,21 +18,10 @@ from typing import Final, Literal
 from gemma_mlx import catalog
 from gemma_mlx.catalog import Row
 from gemma_mlx.errors import InputError
-from gemma_mlx.generate.denoising import Denoising
 from gemma_mlx.quantize import formats, machine, subject
 from gemma_mlx.quantize.machine import Machine
 from gemma_mlx.quantize.memory import Draft, How, Kernels, Memory, Use, estimate, reads_both_ways
-from gemma_mlx.quantize.speed import (
-    Drafting,
-    Speed,
-    Wait,
-    canvases,
-    decode,
-    drafted,
-    first_canvas,
-    first_token,
-    prefill,
-)
+from gemma_mlx.quantize.speed import Drafting, Speed, Wait, answering, drafted, prefill
 from gemma_mlx.quantize.subject import Subject, age
 from gemma_mlx.quantize.traffic import Traffic
 from gemma_mlx.spec import DrafterSpec, EncoderDecoderSpec, EncoderSpec
@@ -45,8 +34,6 @@ MARGIN_BYTES: Final = 500_000_000
 STEP: Final = 1024  # largest contexts are multiples of it, or all that the model has
 _SMALLEST: Final = 256
 READING: Final = 10.0  # tokens per second, about twice as quick as people read
-# Of a canvas: it must repeat itself once, or as often as asked, before it counts as done; and the most there are.
-STEPS: Final = (1 + Denoising.stability_threshold, Denoising.steps)
 _MIB: Final = 1 << 20
 _WIRED_STEP: Final = 256  # MiB
 
@@ -249,24 +236,15 @@ class Judge:
         reading = prefill(stored, on.chip, tokens, chunk=chunk)
         if isinstance(model.spec, EncoderSpec):
             return replace(answer, prefill=reading)
-        packed = asked.kv_bits is not None and not isinstance(model.spec, EncoderDecoderSpec)
-        bits = asked.kv_bits + 0.5 if packed and asked.kv_bits else 16.0
-        if (canvas := model.spec.canvas) is not None:
-            return replace(
-                answer,
-                decode=canvases(stored, on.chip, self.context, canvas.length, STEPS),
-                prefill=reading,
-                first_token=first_canvas(stored, on.chip, tokens, canvas.length, STEPS, chunk=chunk),
-            )
-        if model.drafter is not None:
-            drafts = model.drafter.traffic.stored(model.drafter.how or how)
-            answer = replace(answer, drafting=drafted(stored, drafts, on.chip, self.context, kv_bits=bits))
-        return replace(
-            answer,
-            decode=decode(stored, on.chip, self.context, kv_bits=bits),
-            prefill=reading,
-            first_token=first_token(stored, on.chip, tokens, chunk=chunk, kv_bits=bits),
-        )
+        packed = None if isinstance(model.spec, EncoderDecoderSpec) else asked.kv_bits
+        bits = packed + 0.5 if packed else 16.0
+        canvas = model.spec.canvas.length if model.spec.canvas else None
+        writing, wait = answering(stored, on.chip, self.context, tokens, canvas=canvas, chunk=chunk, kv_bits=bits)
+        answer = replace(answer, decode=writing, prefill=reading, first_token=wait)
+        if model.drafter is None:
+            return answer
+        drafts = model.drafter.traffic.stored(model.drafter.how or how)
+        return replace(answer, drafting=drafted(stored, drafts, on.chip, self.context, kv_bits=bits))
 
     def _traffic(self, name: str, how: How, itemsize: int = 2) -> Traffic:
         key = (name, itemsize)

@@ -15,12 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from gemma_mlx.generate.denoising import Denoising
 from gemma_mlx.macs import Chip
 from gemma_mlx.quantize.costs import Prompt, Step
 from gemma_mlx.quantize.traffic import CHUNK, Traffic
 
 Bound = Literal["bandwidth", "launches", "arithmetic"]
 
+# Of a canvas: it must repeat itself once, or as often as asked, before it counts as done; and the most there are.
+STEPS: Final = (1 + Denoising.stability_threshold, Denoising.steps)
 NEWEST: Final = 5  # the last generation that was measured; later ones are taken to be like it
 
 
@@ -192,6 +195,28 @@ def first_token(traffic: Traffic, chip: Chip, tokens: int, *, chunk: int = CHUNK
     )
 
 
+def answering(
+    traffic: Traffic, chip: Chip, context: int, tokens: int, *, canvas: int | None, chunk: int, kv_bits: float
+) -> tuple[Speed, Wait]:
+    """How fast an answer is written behind a context, and how long a prompt waits for it.
+
+    Args:
+        traffic: of the model in its format.
+        chip: that runs it.
+        context: tokens in the cache.
+        tokens: of the prompt.
+        canvas: positions of a canvas, of a model that fills one after the other.
+        chunk: tokens read at once.
+        kv_bits: of one number of a key or value.
+    """
+    if canvas is None:
+        wait = first_token(traffic, chip, tokens, chunk=chunk, kv_bits=kv_bits)
+        return decode(traffic, chip, context, kv_bits=kv_bits), wait
+    return canvases(traffic, chip, context, canvas, STEPS), first_canvas(
+        traffic, chip, tokens, canvas, STEPS, chunk=chunk
+    )
+
+
 def canvases(traffic: Traffic, chip: Chip, text: int, length: int, steps: tuple[int, int]) -> Speed:
     """Tokens per second while canvases are filled, each as long as it is, and read before the next.
 
@@ -289,7 +314,7 @@ def step_terms(step: Step, chip: Chip, fitted: Coefficients) -> Terms:
 
 def prompt_terms(prompt: Prompt, chip: Chip, fitted: Coefficients) -> Terms:
     """Where the time of reading a prompt goes."""
-    gigabytes = (prompt.weight_bytes + prompt.once_bytes) / 1e9
+    gigabytes = prompt.resident_bytes / 1e9
     rate = core_tflops(chip, fitted) * chip.gpu_cores * prompt.width / (prompt.width + fitted.narrow)
     if prompt.sparse:
         rate *= fitted.sparse

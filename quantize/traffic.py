@@ -185,6 +185,7 @@ class Traffic:
         return Prompt(
             weight_bytes=self.chunk_bytes,
             once_bytes=self.once_bytes,
+            resident_bytes=self.weight_bytes,
             chunks=-(-tokens // chunk),
             flops=2.0 * self.prefilled * tokens + sum(4 * each.attention.head_dim * count for each, count in pairs),
             scores=sum(count for each, count in pairs if not each.fused),

@@ -8,7 +8,7 @@ import pytest
 from gemma_mlx.errors import InputError
 from gemma_mlx.quantize.formats import BITS_4, BITS_8, BLOCKS_OF_32, FORMATS, PREFERENCE, named
 
-WIDE = nn.Linear(128, 8)
+WIDE = 128
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import csv
 import re
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +20,8 @@ from gemma_mlx.generate.sampling import Options
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.drafter import Drafter
 from gemma_mlx.nn.encoder_decoder import EncoderDecoder
-from gemma_mlx.quantize.costs import Reach
 from gemma_mlx.quantize.memory import weight_bytes
 from gemma_mlx.quantize.traffic import CHUNK, Traffic, traffic
-from gemma_mlx.spec import AttentionSpec, Rope
 from gemma_mlx.weights.quantized import Quantization
 from tests.benchmarks.speed_points import DATA, bits_per_weight, models
 from tests.tiny import DECODERS, tiny_config, tiny_model
@@ -196,30 +193,6 @@ def test_a_state_does_not_grow() -> None:
     width, taps = 64, 4
     assert counted.state_bytes == 2 * width * (4 + 2 * (taps - 1))
     assert counted.kv_bytes(10_000) == counted.kv_bytes(8)
-
-
-def _reach(head_dim: int, window: int | None, heads: int = 8, kv_heads: int = 1) -> Reach:
-    attention = AttentionSpec(
-        heads=heads, kv_heads=kv_heads, head_dim=head_dim, scale=1.0, rope=Rope(theta=1e4), window=window
-    )
-    return Reach(attention=attention, layers=3, prefilled=2)
-
-
-@pytest.mark.parametrize("window", [None, 3, 8, 100])
-@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 30])
-def test_scores_of_a_prompt(window: int | None, tokens: int) -> None:
-    seen = sum(min(query + 1, window or tokens) for query in range(tokens))
-    assert _reach(128, window).pairs(tokens, chunk=8) == seen
-    chunks = [(start, min(start + 8, tokens)) for start in range(0, tokens, 8)]
-    rectangles = sum((end - start) * (end - max(0, start - (window or tokens) + 1)) for start, end in chunks)
-    assert _reach(256, window).pairs(tokens, chunk=8) == rectangles
-
-
-def test_capped_scores_are_never_fused() -> None:
-    reach = _reach(128, None)
-    assert reach.fused
-    assert not _reach(256, None).fused
-    assert not replace(reach, attention=replace(reach.attention, softcap=50.0)).fused
 
 
 def test_wide_heads_are_fused_late() -> None:

@@ -129,7 +129,8 @@ def _prefill(row: Mapping[str, str]) -> Point | None:
         read = counted.chunk_bytes + counted.once_bytes
         counted = replace(counted, prefilled=counted.packable_read, readers=everywhere, chunk_bytes=read, once_bytes=0)
     if "config" not in model:
-        counted = replace(counted, chunk_bytes=1e9 * float(row["weight_gb_read"]))
+        read = 1e9 * float(row["weight_gb_read"])
+        counted = replace(counted, chunk_bytes=read, weight_bytes=read)
     return Point(
         kind="prefill", chip=_chip(row), model=row["model"], bits=row["bits"], tokens=tokens,
         load=counted.prompt(tokens, MLX_LM_CHUNK), seconds=tokens / float(row["prefill_tps"]), width=WIDTH[row["kind"]],
