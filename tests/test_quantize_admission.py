@@ -285,9 +285,9 @@ def test_an_encoder_reads_at_once_and_the_answer_is_what_ends_earlier() -> None:
 
 def test_a_canvas_is_asked_for() -> None:
     model = subject("diffusiongemma:26b-a4b")
-    needed = peak(model, prompt=2_000, answer=200)
-    assert needed > peak(replace(model, spec=replace(model.spec, canvas=None)), prompt=2_000, answer=200)  # type: ignore[call-arg]
-    assert asked(needed)[0].read(model, reading(2_000)).chunk == 512
+    needed = peak(model, prompt=100, answer=200)
+    assert needed > peak(replace(model, spec=replace(model.spec, canvas=None)), prompt=100, answer=200)  # type: ignore[call-arg]
+    assert asked(needed)[0].read(model, reading(100)).chunk == 512
 
 
 def test_a_drafter_is_loaded_by_itself() -> None:
