@@ -289,7 +289,7 @@ def test_a_canvas_stands_beside_the_text() -> None:
 
 
 def test_the_rows_of_a_canvas_to_the_byte() -> None:
-    model = tiny_model(tiny_config("diffusion_gemma", sliding_window=64))
+    model = tiny_model(tiny_config("diffusion_gemma", sliding_window=64, vocab_size=20_000))
     assert isinstance(model, CanvasDecoder)
     cache = model.make_cache()
     mx.eval(model(model.embed(mx.array([[3] * 250])), cache, last=1), cache.arrays())
