@@ -12,6 +12,7 @@ from gemma_mlx.cli import options as flags
 from gemma_mlx.cli.console import say
 from gemma_mlx.cli.render.fits import drawn_model, drawn_survey
 from gemma_mlx.cli.render.tables import width
+from gemma_mlx.errors import InputError
 
 if TYPE_CHECKING:
     from gemma_mlx.quantize.fit import Answer, Asked
@@ -65,6 +66,9 @@ def fit(
     audio: Annotated[float, typer.Option("--audio", metavar="SECONDS", help="Sound in the context.")] = 0.0,
     text_only: Annotated[bool, typer.Option("--text-only", help="Without what reads pictures and sound.")] = False,
     per_layer: flags.PerLayer = flags.Place.DISK,
+    draft: Annotated[
+        str | None, typer.Option("--draft", metavar="NAME", help="A drafter beside it.", show_default=False)
+    ] = None,
     as_json: flags.Json = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -78,7 +82,8 @@ def fit(
     With --json one object is printed. Always: asked (the options), machine (null where none is meant). Without a MODEL:
     models (best first; as in formats, and also: others that take the same) and left_out (reason: names). With one:
     model, context, notes, best (a format), formats (each with bits_per_weight, memory, peak_bytes, limit_bytes,
-    margin_bytes, verdict, reason, command, context, largest_context, decode, prefill, first_token, fetch) and matrix
+    margin_bytes, verdict, reason, command, context, largest_context, decode, prefill, first_token, fetch, drafting) and
+    matrix
     (memory_gb, limit_bytes and formats: verdict, peak_bytes, largest_context, command; empty where a Mac is named).
     """
     from gemma_mlx.quantize import machine
@@ -92,10 +97,12 @@ def fit(
     on = machine.named(mac, chip, memory, macos)
     facts: dict[str, Any]
     if name is None:
+        if draft is not None:
+            raise InputError("A drafter is given, and no model that it drafts for.", f"gemma fit {draft}")
         on = on or _here(quiet=quiet)
         facts = _survey(on, asked, format_name)
     else:
-        facts = _model(name, on, asked, format_name)
+        facts = _model(name, on, asked, format_name, draft)
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
@@ -123,11 +130,11 @@ def _survey(on: Machine, asked: Asked, format_name: str | None) -> dict[str, Any
     }
 
 
-def _model(name: str, on: Machine | None, asked: Asked, format_name: str | None) -> dict[str, Any]:
+def _model(name: str, on: Machine | None, asked: Asked, format_name: str | None, draft: str | None) -> dict[str, Any]:
     from gemma_mlx.quantize import machine, subject
     from gemma_mlx.quantize.fit import Judge, best, matrix
 
-    judge = Judge(subject.of(name), asked, format_name)
+    judge = Judge(subject.of(name, draft), asked, format_name)
     sizes = {} if on is not None else matrix(judge)
     if on is None and (here := machine.here()).is_mac:
         on = here

@@ -1,8 +1,8 @@
 """What is asked before memory is taken: may these weights be read, and how is this prompt to be read.
 
 Metal ends a process that runs out of memory, and nothing can catch that. So whoever opens a model may hand `load` an
-`Admission`, which is asked before any weight is read and before every prompt. The one that `gemma` uses is in
-`gemma_mlx.quantize.admission` and estimates peaks; the library knows only that there is one.
+`Admission`, which is asked before any weight is read, before every prompt and before every batch of texts. The one
+that `gemma` uses is in `gemma_mlx.quantize.admission` and estimates peaks; the library knows only that there is one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gemma_mlx.cache.prefix import PromptCache
 from gemma_mlx.generate.asked import Asked
-from gemma_mlx.spec import DecoderSpec, StackSpec
+from gemma_mlx.spec import DecoderSpec, EncoderDecoderSpec, StackSpec
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Reading:
     """A prompt that is to be read and answered.
 
     Attributes:
-        tokens: of the prompt, whether they are in the cache already or not.
+        tokens: of the prompt, whether they are in the cache already or not; of an encoder's, where there is one.
         answer: tokens to write at most; None where only the context ends the answer.
         chunk: tokens of the prompt in one pass.
         whole: whether the prompt must be read in one pass.
@@ -93,6 +93,14 @@ class Admission(Protocol):
         """
         ...
 
+    def encode(self, subject: Subject, rows: int, tokens: int) -> int:
+        """How many of so many texts may be made vectors of at once, each so many tokens long?
+
+        Raises:
+            MemoryLimitError: not even one.
+        """
+        ...
+
 
 def admitted(
     admission: Admission, subject: Subject, spec: DecoderSpec, cache: PromptCache, tokens: int, options: Asked
@@ -110,12 +118,13 @@ def admitted(
     Raises:
         MemoryLimitError: the prompt does not fit.
     """
+    room = spec.room(tokens)
     wanted = options.max_tokens or spec.context
     reading = Reading(
         tokens=tokens,
-        answer=wanted if tokens + wanted < spec.context else None,
+        answer=wanted if wanted < room else None,
         chunk=options.chunk,
-        whole=spec.prompt_both_ways,
+        whole=spec.prompt_both_ways or isinstance(spec, EncoderDecoderSpec),
         kv_bits=cache.cache.kv_bits,
         held=cache.nbytes,
     )

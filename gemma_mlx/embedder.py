@@ -27,6 +27,7 @@ class Embedder:
         model: the network.
         tokenizer: the checkpoint's.
         folder: where its prompts are.
+        admit: (rows, tokens in the longest) -> how many of them may be read at once; as many as there are where None.
 
     Attributes:
         tasks: the prompts.
@@ -36,9 +37,12 @@ class Embedder:
         CheckpointError: a file about the prompts or the length is damaged.
     """
 
-    def __init__(self, model: Encoder, tokenizer: Tokenizer, folder: Path) -> None:
+    def __init__(
+        self, model: Encoder, tokenizer: Tokenizer, folder: Path, admit: Callable[[int, int], int] | None = None
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._admit = admit or (lambda rows, _: rows)
         self.tasks: Tasks = load_tasks(folder)
         self.limit = min(model.spec.context, _stated_length(folder) or model.spec.context)
 
@@ -73,6 +77,7 @@ class Embedder:
 
         Raises:
             InputError: a text is too long or no text, or an option is out of its range.
+            MemoryLimitError: there is no memory for the longest of them.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         size = self._checked(texts, size, batch)
@@ -89,7 +94,7 @@ class Embedder:
             return mx.zeros((0, size))
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         vectors, done = [], 0
-        for part in _batches([rows[index] for index in order], batch):
+        for part in _batches([rows[index] for index in order], batch, self._admit):
             vectors.append(self._vectors(part)[:, :size])
             mx.eval(vectors[-1])
             done += len(part)
@@ -132,11 +137,13 @@ class Embedder:
         return self._model(tokens, None if min(lengths) == longest else mx.array(lengths))
 
 
-def _batches(rows: Sequence[list[int]], most: int) -> Iterator[list[list[int]]]:
-    """Neighbours of `rows`, which are sorted, at most `most` at once and no more tokens than fit."""
+def _batches(rows: Sequence[list[int]], most: int, admit: Callable[[int, int], int]) -> Iterator[list[list[int]]]:
+    """Neighbours of `rows`, which are sorted, at most `most` at once, no more tokens than fit, and as `admit` says."""
     start = 0
     while start < len(rows):
-        count = max(1, min(most, TOKENS_AT_ONCE // len(rows[start])))
+        longest = len(rows[start])
+        count = max(1, min(most, TOKENS_AT_ONCE // longest, len(rows) - start))
+        count = admit(count, longest)
         yield list(rows[start : start + count])
         start += count
 

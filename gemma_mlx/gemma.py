@@ -184,7 +184,7 @@ class Gemma:
                 f"{self.name} writes text; it makes no vectors of texts.",
                 "Take an embedding model: gemma embed -m google/embeddinggemma-300m TEXT",
             )
-        return Embedder(self.model, self.processor.tokenizer, self.folder)
+        return Embedder(self.model, self.processor.tokenizer, self.folder, self._rows)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -333,7 +333,7 @@ class Gemma:
     def subject(self) -> Subject:
         """What an estimate of memory needs to know."""
         weights = sum(array.nbytes for _, array in named_parameters(self.model))
-        itemsize = self.decoder.model.norm.weight.dtype.size
+        itemsize = self.model.model.norm.weight.dtype.size
         return Subject(self.name, self.checkpoint.match.model_type, self.spec, weights, itemsize)
 
     def make_cache(self, kv_bits: int | None = None) -> PromptCache:
@@ -370,6 +370,7 @@ class Gemma:
         """
         model, ask = self.decoder, cancelled or (lambda: False)
         if isinstance(model, EncoderDecoder) and isinstance(cache, SourceCache):
+            options = self.admitted(cache, len(prompt), options)
             assert isinstance(options, Options)
             return generate_from_source(
                 model, cache, prompt, options, start=self.start, stop_ids=stop_ids, cancelled=ask
@@ -398,6 +399,10 @@ class Gemma:
         if self.memory is None or not tokens:
             return options
         return admitted(self.memory, self.subject, self.decoder.spec, cache, tokens, options)
+
+    def _rows(self, rows: int, tokens: int) -> int:
+        """How many of so many rows, each so many tokens long, there is memory for at once."""
+        return rows if self.memory is None else self.memory.encode(self.subject, rows, tokens)
 
     def generate(self, tokens: Tokens, **options: Any) -> list[int]:
         """Continues a sequence of ids and returns the new ones; greedy unless asked otherwise.

@@ -22,7 +22,8 @@ from gemma_mlx.cache.prefix import SNAPSHOT_BYTES
 from gemma_mlx.cache.quantized import check_bits
 from gemma_mlx.errors import GemmaError, InputError, MemoryLimitError, ModelNotFoundError
 from gemma_mlx.quantize.memory import NEURAL_GENERATION, Kernels, Memory, Use, estimate
-from gemma_mlx.spec import DecoderSpec, EncoderDecoderSpec
+from gemma_mlx.quantize.passing import drafting
+from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec, EncoderSpec, StackSpec
 
 CHUNKS: Final = (256, 128, 64)  # smaller than what is asked for, tried in this order
 BITS: Final = 8  # of keys and values, where memory is short
@@ -97,7 +98,7 @@ class Admission:
         # Whatever else MLX holds is not ours: another model, or a conversation beside this one.
         others = self.in_use() - subject.weights - reading.held
         limit = self.limit_bytes - max(others, 0)
-        room = subject.spec.context - reading.tokens
+        room = _room(subject.spec, reading.tokens)
         answer = max(1, min(room, reading.answer or ANSWER))
         ways = list(_ways(subject, reading, answer))
         if self.force:
@@ -121,11 +122,36 @@ class Admission:
             least_marks=use.marks,
         )
 
+    def encode(self, subject: Subject, rows: int, tokens: int) -> int:
+        """As many texts as fit at once, halved until they do.
+
+        Raises:
+            MemoryLimitError: not even one fits; with the next smaller model in which it would.
+        """
+        if self.limit_bytes is None:
+            return rows
+        limit = self.limit_bytes - max(self.in_use() - subject.weights, 0)
+        use = Use(prompt=tokens, batch=rows)
+        if self.force:
+            self._forced(subject, use, limit)
+            return rows
+        while self._memory(subject, use).peak > limit and use.batch > 1:
+            use = replace(use, batch=use.batch // 2)
+        if (needed := self._memory(subject, use).peak) > limit:
+            raise MemoryLimitError(
+                f"A text of {tokens:,} tokens takes {_size(needed)} with {subject.name}, and {_size(limit)} are there.",
+                f"Split it. {self._hint(subject, use, limit)}",
+            )
+        if use.batch < rows:
+            self._say(("encode", use.batch), f"To stay within {_size(limit)}, {use.batch} texts are read at once.")
+        return use.batch
+
     def _memory(self, subject: Subject, use: Use) -> Memory:
-        spec = subject.spec
-        if isinstance(spec, EncoderDecoderSpec) or not isinstance(spec, DecoderSpec):  # only weights are estimated
-            return Memory(weights=subject.weights, kv_full=0, kv_sliding=0, states=0, marks=0, scores=0, working=0)
-        return estimate(spec, subject.weights, use, replace(self.kernels, itemsize=subject.itemsize))
+        spec, kernels = subject.spec, replace(self.kernels, itemsize=subject.itemsize)
+        if isinstance(spec, DrafterSpec):  # by itself, before it has a target
+            return Memory(weights=subject.weights, working=drafting(spec, use.batch, kernels))
+        assert isinstance(spec, DecoderSpec | EncoderSpec)
+        return estimate(spec, subject.weights, use, kernels)
 
     def _shortened(self, subject: Subject, use: Use, limit: int) -> Use | None:
         """`use` with the longest answer that fits; None where that is shorter than a short one."""
@@ -144,10 +170,11 @@ class Admission:
             return most
         longest = use.answer
         # Caches grow in steps: of all lengths, those that fill one are asked about.
-        low, high = (use.prompt + longest) // kv.STEP + 1, (use.prompt + most) // kv.STEP
+        before = 1 if isinstance(subject.spec, EncoderDecoderSpec) else use.prompt  # in the cache that an answer fills
+        low, high = (before + longest) // kv.STEP + 1, (before + most) // kv.STEP
         while low <= high:
             middle = (low + high) // 2
-            answer = middle * kv.STEP - use.prompt
+            answer = middle * kv.STEP - before
             if fits(answer):
                 longest, low = answer, middle + 1
             else:
@@ -172,16 +199,19 @@ class Admission:
             changes.append(f"keys and values are kept in {use.kv_bits} bits")
         if not use.marks:
             changes.append("an earlier turn is read anew when it is changed")
-        whole = use.prompt + longest
-        capped = longest < (reading.answer or subject.spec.context - use.prompt)
-        if capped:
+        capped = longest < (reading.answer or _room(subject.spec, use.prompt))
+        if capped and isinstance(subject.spec, EncoderDecoderSpec):
+            changes.append(f"the answer ends at {longest:,} tokens")
+        elif capped:
+            whole = use.prompt + longest
             changes.append(f"prompt and answer end at {whole:,} tokens of a context of {subject.spec.context:,}")
         if changes:
             told = (use.chunk, use.kv_bits, use.marks, capped)
             self._say(told, f"To stay within {_size(limit)}, {_listed(changes)}.")
 
     def _refusal(self, subject: Subject, use: Use, limit: int) -> MemoryLimitError:
-        ways = f"read {use.chunk} tokens at a time" if use.chunk < use.prompt else "read at once"
+        at_once = isinstance(subject.spec, EncoderDecoderSpec) or use.chunk >= use.prompt
+        ways = "read at once" if at_once else f"read {use.chunk} tokens at a time"
         ways += f" with keys and values in {use.kv_bits} bits" if use.kv_bits is not None else ""
         needed = _size(self._memory(subject, use).peak)
         return MemoryLimitError(
@@ -211,10 +241,12 @@ class Admission:
                 spec = registry.match(dict(row.network.config)).spec
             except GemmaError:  # a kind of model that this version does not run
                 continue
+            if isinstance(spec, DrafterSpec) or isinstance(spec, EncoderSpec) != isinstance(subject.spec, EncoderSpec):
+                continue  # of no use for the same
             other = replace(subject, spec=spec, weights=weights)
             bits = _packable(other, None) if use.kv_bits is not None else None
             peak = self._memory(other, replace(use, kv_bits=bits)).peak
-            if peak <= limit and use.prompt + use.answer <= spec.context:
+            if peak <= limit and use.answer <= _room(spec, use.prompt):
                 return f"{row.label} would take {_size(peak)} for the same. "
         return ""
 
@@ -247,6 +279,11 @@ def _ways(subject: Subject, reading: Reading, answer: int) -> Iterator[Use]:
             way = Use(prompt=reading.tokens, answer=answer, chunk=chunk, kv_bits=bits)
             yield way
     yield replace(way, marks=0)
+
+
+def _room(spec: StackSpec, tokens: int) -> int:
+    """How many tokens may follow a prompt, or below 0 by how many it is too long."""
+    return spec.room(tokens) if isinstance(spec, DecoderSpec) else spec.context - tokens
 
 
 def _packable(subject: Subject, bits: int | None) -> int | None:

@@ -20,11 +20,11 @@ from gemma_mlx.catalog import Row
 from gemma_mlx.errors import InputError
 from gemma_mlx.quantize import formats, machine, subject
 from gemma_mlx.quantize.machine import Machine
-from gemma_mlx.quantize.memory import How, Kernels, Memory, Use, estimate, reads_both_ways
-from gemma_mlx.quantize.speed import Speed, Wait, decode, first_token, prefill
+from gemma_mlx.quantize.memory import Draft, How, Kernels, Memory, Use, estimate, reads_both_ways
+from gemma_mlx.quantize.speed import Drafting, Speed, Wait, answering, drafted, prefill
 from gemma_mlx.quantize.subject import Subject, age
 from gemma_mlx.quantize.traffic import Traffic
-from gemma_mlx.spec import EncoderSpec
+from gemma_mlx.spec import DrafterSpec, EncoderDecoderSpec, EncoderSpec
 from gemma_mlx.weights.load import PER_LAYER, Placement
 
 Verdict = Literal["comfortable", "tight", "needs sysctl", "no"]
@@ -43,7 +43,8 @@ class Asked:
     """What is to be done with a model.
 
     Attributes:
-        context: tokens of text that it shall hold; a model that has fewer is judged with those.
+        context: tokens of text that it shall hold; a model that has fewer is judged with those. Where an encoder reads
+            the prompt, the answer has as many besides.
         prompt: tokens, of those, after which the first token of an answer is waited for.
         chunk: tokens of a prompt that are read at once.
         batch: sequences side by side.
@@ -96,6 +97,7 @@ class Answer:
         prefill: the same while a prompt is read.
         first_token: seconds from a prompt to the first token.
         fetch: the model to fetch for this format.
+        drafting: what drafts cost, where there is a drafter and the chip is known.
     """
 
     model: str
@@ -112,6 +114,7 @@ class Answer:
     prefill: Speed | None
     first_token: Wait | None
     fetch: str
+    drafting: Drafting | None = None
 
     @property
     def margin_bytes(self) -> int:
@@ -165,14 +168,16 @@ class Judge:
         self._passing: dict[tuple[int, Kernels], Memory] = {}
         self._stored: dict[tuple[str, int], Traffic] = {}
 
-    def memory(self, weights: int, context: int, kernels: Kernels) -> Memory:
-        """What the model takes, where it takes most."""
+    def memory(self, weights: int, context: int, kernels: Kernels, drafter: int = 0) -> Memory:
+        """What the model takes, where it takes most; `drafter` is the bytes of the one beside it."""
         key = (context, kernels)
         if key not in self._passing:
-            asked = self.asked
-            use = Use(prompt=context, chunk=asked.chunk, batch=asked.batch, kv_bits=asked.kv_bits)
-            self._passing[key] = estimate(self.subject.spec, 0, use, kernels, towers=self._towers)
-        return replace(self._passing[key], weights=weights)
+            asked, spec, beside = self.asked, self.subject.spec, self.subject.drafter
+            answer = context if isinstance(spec, EncoderDecoderSpec) else 0
+            use = Use(prompt=context, answer=answer, chunk=asked.chunk, batch=asked.batch, kv_bits=asked.kv_bits)
+            draft = Draft(spec=beside.spec, weights=0) if beside and isinstance(beside.spec, DrafterSpec) else None
+            self._passing[key] = estimate(spec, 0, use, kernels, towers=self._towers, draft=draft)
+        return replace(self._passing[key], weights=weights, drafter=drafter)
 
     def largest(self, weights: int, kernels: Kernels, most_bytes: int) -> int | None:
         """The longest context whose peak stays within so many bytes."""
@@ -198,13 +203,15 @@ class Judge:
         weights = round(self._traffic(name, how, itemsize).weight_bytes)
         if asked.per_layer == "disk":
             weights -= model.traffic.table_bytes(how, itemsize)
-        memory = self.memory(weights, self.context, on.kernels)
+        beside = None if model.drafter is None else model.drafter.traffic.stored(model.drafter.how or how, itemsize)
+        drafter = round(beside.weight_bytes) if beside else 0
+        memory = self.memory(weights, self.context, on.kernels, drafter)
         verdict, reason = judged(memory.peak, on)
         bound = bounds(on)
         within = bound[verdict] if verdict != "no" else bound["tight"]
-        largest = self.largest(weights, on.kernels, within)
+        largest = self.largest(weights + drafter, on.kernels, within)
         if largest is None and verdict == "no":
-            largest = self.largest(weights, on.kernels, bound["needs sysctl"])
+            largest = self.largest(weights + drafter, on.kernels, bound["needs sysctl"])
         trained = model.trained_for(formats.FORMATS[name]) if name in formats.FORMATS else model.name
         answer = Answer(
             model=model.name,
@@ -229,13 +236,15 @@ class Judge:
         reading = prefill(stored, on.chip, tokens, chunk=chunk)
         if isinstance(model.spec, EncoderSpec):
             return replace(answer, prefill=reading)
-        bits = 16.0 if asked.kv_bits is None else asked.kv_bits + 0.5
-        return replace(
-            answer,
-            decode=decode(stored, on.chip, self.context, kv_bits=bits),
-            prefill=reading,
-            first_token=first_token(stored, on.chip, tokens, chunk=chunk, kv_bits=bits),
-        )
+        packed = None if isinstance(model.spec, EncoderDecoderSpec) else asked.kv_bits
+        bits = packed + 0.5 if packed else 16.0
+        canvas = model.spec.canvas.length if model.spec.canvas else None
+        writing, wait = answering(stored, on.chip, self.context, tokens, canvas=canvas, chunk=chunk, kv_bits=bits)
+        answer = replace(answer, decode=writing, prefill=reading, first_token=wait)
+        if model.drafter is None:
+            return answer
+        drafts = model.drafter.traffic.stored(model.drafter.how or how)
+        return replace(answer, drafting=drafted(stored, drafts, on.chip, self.context, kv_bits=bits))
 
     def _traffic(self, name: str, how: How, itemsize: int = 2) -> Traffic:
         key = (name, itemsize)
@@ -390,6 +399,7 @@ def fit(
     audio: float = 0.0,
     text_only: bool = False,
     per_layer: Placement = PER_LAYER,
+    draft: str | None = None,
 ) -> tuple[Answer, ...]:
     """Whether a model fits a Mac, in every format; without a model, every Gemma that fits, best first.
 
@@ -407,6 +417,7 @@ def fit(
         audio: seconds of sound in it.
         text_only: without what reads pictures and sound.
         per_layer: where a table of per-layer embeddings is kept, "disk" or "memory".
+        draft: a drafter that shall be there beside the model.
 
     Raises:
         InputError: there is no such Mac, or an option is out of range.
@@ -419,5 +430,7 @@ def fit(
         text_only=text_only, per_layer=per_layer,
     )  # fmt: skip
     if model is None:
+        if draft is not None:
+            raise InputError("A drafter is given, and no model that it drafts for.", f"gemma fit {draft}")
         return tuple(answer for answer, _ in survey(on, asked)[0])
-    return Judge(subject.of(model), asked).answers(on)
+    return Judge(subject.of(model, draft), asked).answers(on)

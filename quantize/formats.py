@@ -10,10 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, cast
-
-import mlx.core as mx
-import mlx.nn as nn
+from typing import Final
 
 from gemma_mlx.errors import InputError
 from gemma_mlx.weights.quantized import Quantization
@@ -54,12 +51,12 @@ class Format:
     rules: tuple[Rule, ...]
     trained: str | None = None
 
-    def __call__(self, path: str, module: nn.Module) -> Quantization | None:
-        """How the matrix of the module at `path` is packed; None where it is not."""
-        return self.of(path, cast(mx.array, module.weight).shape[-1])
+    def __call__(self, path: str, columns: int) -> Quantization | None:
+        """How the matrix of the module at `path` is packed, with so many numbers in a row; None where it is not."""
+        return self.of(path, columns)
 
     def of(self, path: str, columns: int) -> Quantization | None:
-        """The same of a matrix that is known by its path and the length of its rows."""
+        """The same."""
         for rule in self.rules:
             if not rule.pattern or re.search(rule.pattern, path):
                 return rule.how if rule.how is not None and not columns % rule.how.group_size else None

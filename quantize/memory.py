@@ -3,7 +3,7 @@
 Everything is added up from the specs that the model itself is built from, part by part, so that an answer can say what
 the memory is for:
 
-    peak = weights + towers + caches (full, sliding, states, marks) + scores + working space
+    peak = weights + towers + drafter + caches (full, sliding, source, states, marks) + scores + working space
 """
 
 from __future__ import annotations
@@ -19,32 +19,25 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx.cache import kv, sliding
 from gemma_mlx.errors import UnsupportedModelError
+from gemma_mlx.quantize.passing import drafting, filling, passing
 from gemma_mlx.spec import (
     AttentionSpec,
     DecoderSpec,
+    DrafterSpec,
     EncoderDecoderSpec,
     EncoderSpec,
     LayerSpec,
     RecurrentLayerSpec,
+    StackSpec,
 )
 from gemma_mlx.weights.quantized import Quantization
 
-How = Callable[[str, nn.Module], Quantization | None]
+How = Callable[
+    [str, int], Quantization | None
+]  # (path of a module, numbers in a row of its matrix) -> how it is packed
 Spec = DecoderSpec | EncoderSpec
 
-# What an evaluation on the CPU back end holds beside what it keeps, fitted to tests/benchmarks/peaks.py so that no
-# measurement lies above: multiples of the largest tensor of scores, of a feed-forward's hidden activations, and of the
-# widest row of a position. The evaluator allocates several operations ahead of the one that runs.
-CPU_SCORES: Final = 1.25
-CPU_HIDDEN: Final = 5.0
-CPU_WIDTH: Final = 4.0
-CPU_FLOOR: Final = 3 << 20
-
-# On Metal it hardly depends on the model (ten command buffers are in flight, each closed at about 40 MB): an upper
-# bound for mlx-lm's published peaks on M3 Pro to M5 Max.
 NEURAL_GENERATION: Final = 17  # Apple GPUs with matrix units begin with that of the M5
-METAL_FLOOR: Final = 0.25e9
-METAL_CHUNK: Final = 0.85e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +45,7 @@ class Use:
     """What is to be done with a model.
 
     Attributes:
-        prompt: tokens read at once, or over several turns, in chunks.
+        prompt: tokens read at once, or over several turns, in chunks; where there is an encoder, those it reads.
         answer: tokens written after them.
         chunk: tokens of the prompt in one pass.
         batch: sequences side by side.
@@ -122,8 +115,10 @@ class Memory:
     Attributes:
         weights: of the language model.
         towers: of what sees and hears.
+        drafter: of the model that proposes tokens to this one; it has no keys and values of its own.
         kv_full: keys and values of layers that see everything.
         kv_sliding: of layers with a window.
+        source: keys and values of what an encoder read.
         states: of recurrent layers.
         marks: copies of windows, to return to.
         scores: the largest tensor of attention scores.
@@ -132,17 +127,19 @@ class Memory:
 
     weights: int
     towers: int = 0
-    kv_full: int
-    kv_sliding: int
-    states: int
-    marks: int
-    scores: int
-    working: int
+    drafter: int = 0
+    kv_full: int = 0
+    kv_sliding: int = 0
+    source: int = 0
+    states: int = 0
+    marks: int = 0
+    scores: int = 0
+    working: int = 0
 
     @property
     def cache(self) -> int:
         """Bytes that stay between two answers, without the weights."""
-        return self.kv_full + self.kv_sliding + self.states + self.marks
+        return self.kv_full + self.kv_sliding + self.source + self.states + self.marks
 
     @property
     def peak(self) -> int:
@@ -150,49 +147,135 @@ class Memory:
         return sum(cast(int, getattr(self, field.name)) for field in fields(self))
 
 
-def estimate(spec: Spec, weights: int, use: Use, kernels: Kernels, *, towers: int = 0) -> Memory:
-    """What `use` of a decoder takes, where it takes most: at the end of the prompt, or of the answer.
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A drafter beside the model that it drafts for.
+
+    Attributes:
+        spec: of it.
+        weights: bytes of its parameters.
+    """
+
+    spec: DrafterSpec
+    weights: int
+
+
+def estimate(
+    spec: Spec, weights: int, use: Use, kernels: Kernels, *, towers: int = 0, draft: Draft | None = None
+) -> Memory:
+    """What `use` of a model takes, where it takes most: while the prompt is read, or the answer written.
+
+    An encoder in front of a decoder reads the whole prompt in one pass, and the answer has a cache of its own. A model
+    that fills canvases holds one beside the text.
 
     Args:
-        spec: of the decoder.
+        spec: of the decoder, or the encoder.
         weights: bytes of its parameters, see `weight_bytes`.
         use: prompt, answer and chunk.
         kernels: of the machine.
         towers: bytes of parameters beside the decoder's that are held as well.
+        draft: what proposes tokens to it.
 
     Raises:
-        UnsupportedModelError: an encoder reads for it.
+        UnsupportedModelError: it is a drafter, which does nothing without another model.
     """
-    if isinstance(spec, EncoderDecoderSpec):
+    if isinstance(spec, DrafterSpec):
         raise UnsupportedModelError(
-            "The memory of an encoder-decoder is not estimated by this version.", "Measure it: gemma bench NAME"
+            "A drafter works with the keys and values of another model: what it takes is a part of what that one does.",
+            "Estimate the other, with draft=Draft(...).",
         )
-    if reads_both_ways(spec):
-        use = replace(use, chunk=max(use.prompt, 1))
-    whole = use.prompt - use.prompt % use.chunk
-    # Caches grow with the text, but a last chunk may be short, and a buffer be renewed smaller than it was.
-    ends = {min(use.chunk, use.prompt), max(whole - use.chunk, 0), whole, use.prompt} - {0}
-    moments = [replace(use, prompt=end, answer=0) for end in ends] + ([use] if use.answer else [])
-    passes = [_at(spec, moment, kernels, weights, towers) for moment in moments]
-    return max(passes, key=lambda memory: memory.peak)
+    if isinstance(spec, EncoderDecoderSpec):
+        use = replace(use, kv_bits=None)  # nothing of it is packed
+        passes = [_encoded(spec, use, kernels)]
+        passes += [_written(spec, use, kernels)] if use.answer else []
+    else:
+        if reads_both_ways(spec):
+            use = replace(use, chunk=max(use.prompt, 1))
+        whole = use.prompt - use.prompt % use.chunk
+        # Caches grow with the text, but a last chunk may be short, and a buffer be renewed smaller than it was.
+        ends = {min(use.chunk, use.prompt), max(whole - use.chunk, 0), whole, use.prompt} - {0}
+        passes = [_at(spec, replace(use, prompt=end, answer=0), kernels) for end in ends]
+        if isinstance(spec, DecoderSpec) and spec.canvas is not None:
+            passes.append(_filled(spec, spec.canvas.length, use, kernels))
+        elif use.answer:
+            passes.append(_at(spec, use, kernels))
+    if draft is not None:
+        passes.append(_drafted(spec, draft.spec, use, kernels))
+    most = max(passes, key=lambda memory: memory.peak)
+    return replace(most, weights=weights, towers=towers, drafter=draft.weights if draft else 0)
 
 
 def reads_both_ways(spec: Spec) -> bool:
     """Whether the tokens of a prompt see each other, so that it is read in one pass."""
-    return isinstance(spec, EncoderSpec) or spec.prompt_both_ways
+    return isinstance(spec, EncoderSpec | EncoderDecoderSpec) or spec.prompt_both_ways
 
 
-def _at(spec: Spec, use: Use, kernels: Kernels, weights: int, towers: int) -> Memory:
+def _at(spec: Spec, use: Use, kernels: Kernels) -> Memory:
     """In the last pass of `use`."""
     last = replace(use, prompt=use.prompt + use.answer, chunk=1) if use.answer else use
-    scores = _scores(spec, last, kernels)
+    scores = _scores(spec, use, kernels, last.queries, last.prompt - last.queries, both_ways=reads_both_ways(spec))
+    working = passing(spec, use.batch, last.queries, scores, kernels)
     return Memory(
-        weights=weights,
-        towers=towers,
+        weights=0,
         **held(spec, use, kernels.itemsize),
         scores=scores,
-        working=_working(spec, last, kernels, scores) + _renewed(spec, use, kernels.itemsize),
+        working=working + _renewed(spec, use, kernels.itemsize),
     )
+
+
+def _encoded(spec: EncoderDecoderSpec, use: Use, kernels: Kernels) -> Memory:
+    """While an encoder reads, and the decoder's layers make keys and values of what it found."""
+    reader = spec.encoder
+    scores = _scores(reader, use, kernels, use.prompt, 0, both_ways=True)
+    working = passing(reader, use.batch, use.prompt, scores, kernels)
+    return Memory(weights=0, source=source_bytes(spec, use, kernels.itemsize), scores=scores, working=working)
+
+
+def _written(spec: EncoderDecoderSpec, use: Use, kernels: Kernels) -> Memory:
+    """At the last token of an answer to what an encoder read."""
+    own = replace(use, prompt=1, chunk=1)  # the token that an answer begins with
+    answer = _at(spec, own, kernels)
+    heads = max(layer.attention.heads for layer in _owners(spec))
+    seen = use.batch * heads * (use.prompt + use.answer + 1) * kernels.itemsize  # its merged or its two attentions
+    return replace(answer, source=source_bytes(spec, use, kernels.itemsize), scores=max(answer.scores, seen))
+
+
+def source_bytes(spec: EncoderDecoderSpec, use: Use, itemsize: int) -> int:
+    """Bytes of the keys and values that the decoder's layers have of a prompt."""
+    rows = sum(_row(layer.cross or layer.attention, itemsize) for layer in _owners(spec))
+    return use.batch * use.prompt * rows
+
+
+def _filled(spec: DecoderSpec, length: int, use: Use, kernels: Kernels) -> Memory:
+    """While the last canvas is filled: behind the prompt, and the canvases that were read before it."""
+    text = use.prompt + max(math.ceil(use.answer / length) - 1, 0) * length
+    now = replace(use, prompt=text, answer=0)
+    beside = replace(now, prompt=text + length, chunk=length)  # the pass over the canvas
+    caches = held(spec, now, kernels.itemsize)
+    scores = _scores(spec, use, kernels, length, text, both_ways=True)
+    rows = [(layer.attention.window, _row(layer.attention, kernels.itemsize)) for layer in _owners(spec)]
+    # Full layers write a canvas behind the text, where the next one takes its place; the others copy their window.
+    grown = use.batch * (kv.rows_held(text + length) - kv.rows_held(text))
+    copied = max(((min(text, window - 1) + length) * row for window, row in rows if window), default=0)
+    return Memory(
+        weights=0,
+        **caches
+        | {
+            "kv_full": caches["kv_full"]
+            + sum(grown * _packed(row, kernels.itemsize, use.kv_bits) for window, row in rows if not window)
+        },
+        scores=scores,
+        working=filling(spec, use.batch, length, scores, kernels)
+        + max(use.batch * copied, _renewed(spec, beside, kernels.itemsize)),
+    )
+
+
+def _drafted(spec: Spec, drafter: DrafterSpec, use: Use, kernels: Kernels) -> Memory:
+    """While a drafter proposes tokens at the end of an answer."""
+    caches = held(spec, use, kernels.itemsize)
+    keys = [min(use.prompt + use.answer, window or use.prompt + use.answer) for window in drafter.windows]
+    scores = max(use.batch * each.heads * n for each, n in zip(drafter.attentions, keys, strict=True))
+    return Memory(weights=0, **caches, scores=scores * kernels.itemsize, working=drafting(drafter, use.batch, kernels))
 
 
 def held(spec: Spec, use: Use, itemsize: int) -> dict[str, int]:
@@ -246,38 +329,15 @@ def _packed(row: int, itemsize: int, bits: int | None) -> int:
     return row if bits is None else row // itemsize * bits // 8 + row // itemsize // 64 * 2 * itemsize
 
 
-def _scores(spec: Spec, use: Use, kernels: Kernels) -> int:
-    """The largest tensor of attention scores in the last pass over the prompt."""
+def _scores(spec: StackSpec, use: Use, kernels: Kernels, queries: int, before: int, *, both_ways: bool) -> int:
+    """The largest tensor of attention scores in a pass of `queries` positions behind `before` others."""
     most = 0
-    before = use.prompt - use.queries
     for attention in set(spec.attentions):
-        keys = use.queries + (before if attention.window is None else min(before, attention.window - 1))
+        keys = queries + (before if attention.window is None else min(before, attention.window - 1))
         packed = use.kv_bits is not None and attention.window is None  # which no fused kernel reads
-        rows = use.queries
-        if not packed:
-            rows = kernels.rows_of_scores(attention, use.queries, keys, both_ways=reads_both_ways(spec))
+        rows = queries if packed else kernels.rows_of_scores(attention, queries, keys, both_ways=both_ways)
         most = max(most, use.batch * attention.heads * rows * keys * kernels.itemsize)
     return most
-
-
-def _working(spec: Spec, use: Use, kernels: Kernels, scores: int) -> int:
-    """What passes while one chunk is computed, without the scores."""
-    positions = use.batch * use.queries
-    if kernels.backend == "metal":
-        return int(METAL_FLOOR + METAL_CHUNK * min(1.0, positions / 1024) ** 0.6)
-    streams = spec.altup.streams if isinstance(spec, DecoderSpec) and spec.altup else 1
-    small = len(spec.layers) * spec.per_layer.dim if spec.per_layer else 0
-    hidden = max(_hidden(layer) for layer in spec.layers)
-    widest = max([streams * spec.dim, *(attention.heads * attention.head_dim for attention in spec.attentions)])
-    row = kernels.itemsize * (CPU_HIDDEN * hidden + CPU_WIDTH * widest + 2 * small)
-    logits = 4 * use.batch * spec.vocab * 4  # after the layers, when their arrays are gone
-    return CPU_FLOOR + max(int((CPU_SCORES - 1) * scores + positions * row), logits)
-
-
-def _hidden(layer: LayerSpec | RecurrentLayerSpec) -> int:
-    """Width of what stands between the two halves of the feed-forward."""
-    experts = layer.experts if isinstance(layer, LayerSpec) else None
-    return layer.mlp_dim + (experts.top_k * experts.mlp_dim if experts else 0)
 
 
 def weight_bytes(model: nn.Module, how: How | None = None, itemsize: int = 2) -> int:
@@ -285,15 +345,17 @@ def weight_bytes(model: nn.Module, how: How | None = None, itemsize: int = 2) ->
 
     Args:
         model: unquantized.
-        how: (path, module) -> how its weight is packed; None leaves it as it is.
+        how: how each weight is packed; None leaves it as it is.
         itemsize: bytes of a parameter that is not packed.
     """
     packed = saved = 0
     if how is not None:
         for path, module in model.named_modules():
-            quantization = how(path, module) if hasattr(module, "to_quantized") else None
-            if quantization is not None:
-                numbers = cast(mx.array, module.weight).size
+            if not hasattr(module, "to_quantized"):
+                continue
+            weight = cast(mx.array, module.weight)
+            if (quantization := how(path, weight.shape[-1])) is not None:
+                numbers = weight.size
                 saved += numbers
                 packed += packed_bytes(numbers, quantization, itemsize)
     parameters = cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))

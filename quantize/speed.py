@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from gemma_mlx.generate.denoising import Denoising
 from gemma_mlx.macs import Chip
-from gemma_mlx.quantize.traffic import CHUNK, Prompt, Step, Traffic
+from gemma_mlx.quantize.costs import Prompt, Step
+from gemma_mlx.quantize.traffic import CHUNK, Traffic
 
 Bound = Literal["bandwidth", "launches", "arithmetic"]
 
+# Of a canvas: it must repeat itself once, or as often as asked, before it counts as done; and the most there are.
+STEPS: Final = (1 + Denoising.stability_threshold, Denoising.steps)
 NEWEST: Final = 5  # the last generation that was measured; later ones are taken to be like it
 
 
@@ -87,6 +91,21 @@ class Wait:
     low: float
     high: float
     bound: Bound
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafting:
+    """What a drafter costs beside its target.
+
+    Attributes:
+        seconds: of one draft.
+        of_a_step: the same, as a part of the target's own step.
+        reason: what that means, as a sentence or two.
+    """
+
+    seconds: float
+    of_a_step: float
     reason: str
 
 
@@ -176,6 +195,107 @@ def first_token(traffic: Traffic, chip: Chip, tokens: int, *, chunk: int = CHUNK
     )
 
 
+def answering(
+    traffic: Traffic, chip: Chip, context: int, tokens: int, *, canvas: int | None, chunk: int, kv_bits: float
+) -> tuple[Speed, Wait]:
+    """How fast an answer is written behind a context, and how long a prompt waits for it.
+
+    Args:
+        traffic: of the model in its format.
+        chip: that runs it.
+        context: tokens in the cache.
+        tokens: of the prompt.
+        canvas: positions of a canvas, of a model that fills one after the other.
+        chunk: tokens read at once.
+        kv_bits: of one number of a key or value.
+    """
+    if canvas is None:
+        wait = first_token(traffic, chip, tokens, chunk=chunk, kv_bits=kv_bits)
+        return decode(traffic, chip, context, kv_bits=kv_bits), wait
+    return canvases(traffic, chip, context, canvas, STEPS), first_canvas(
+        traffic, chip, tokens, canvas, STEPS, chunk=chunk
+    )
+
+
+def canvases(traffic: Traffic, chip: Chip, text: int, length: int, steps: tuple[int, int]) -> Speed:
+    """Tokens per second while canvases are filled, each as long as it is, and read before the next.
+
+    How many steps a canvas takes is its text's to say. What is expected is the speed with the most; the fewest are in
+    the interval.
+
+    Args:
+        traffic: of the model in its format.
+        chip: that runs it.
+        text: tokens before the canvas.
+        length: positions of it.
+        steps: the fewest and the most for one canvas.
+    """
+    fitted = coefficients()
+    terms = canvas_terms(traffic.canvas(text, length), traffic.launches, chip, fitted)
+    reading = prompt_terms(traffic.prompt(length), chip, fitted).seconds
+    low, high = _spread("prefill", chip, terms.bound, fitted)
+    least, most = (length / (count * terms.seconds + reading) for count in steps)
+    return Speed(
+        tokens_per_second=most,
+        low=most * low,
+        high=least * high,
+        bound=terms.bound,
+        reason=f"A canvas of {length} takes {steps[0]} to {steps[1]} steps of {1e3 * terms.seconds:.3g} ms, as its "
+        f"text needs: with {steps[1]} it is {most:.3g}, with {steps[0]} it is {least:.3g}.",
+    )
+
+
+def first_canvas(
+    traffic: Traffic, chip: Chip, tokens: int, length: int, steps: tuple[int, int], *, chunk: int = CHUNK
+) -> Wait:
+    """Seconds from a prompt to the first canvas, which no token comes before; arguments as `canvases` has them."""
+    reading = prefill(traffic, chip, tokens, chunk=chunk)
+    terms = canvas_terms(traffic.canvas(tokens, length), traffic.launches, chip, coefficients())
+    low, high = _spread("prefill", chip, terms.bound, coefficients())
+    return Wait(
+        seconds=tokens / reading.tokens_per_second + steps[1] * terms.seconds,
+        low=tokens / reading.high + steps[0] * terms.seconds / high,
+        high=tokens / reading.low + steps[1] * terms.seconds / low,
+        bound=terms.bound,
+        reason=reading.reason,
+    )
+
+
+def drafted(target: Traffic, drafter: Traffic, chip: Chip, context: int, *, kv_bits: float = 16.0) -> Drafting:
+    """What a draft costs, and how many of four must be right for it to pay.
+
+    How often drafts are right depends on the text and was not published for these drafters, so no gain is predicted.
+
+    Args:
+        target: the model that checks drafts.
+        drafter: the one that makes them, in its format; it reads keys and values of the target.
+        chip: that runs both.
+        context: tokens in the cache.
+        kv_bits: of one number of a key or value.
+    """
+    fitted = coefficients()
+    draft = step_terms(drafter.step(context, kv_bits=kv_bits), chip, fitted).seconds
+    step = step_terms(target.step(context, kv_bits=kv_bits), chip, fitted).seconds
+    return Drafting(
+        seconds=draft,
+        of_a_step=draft / step,
+        reason=f"A draft takes {1e3 * draft:.2g} ms, {100 * draft / step:.0f} % of a step of the target. Were checking "
+        f"four as quick as one step, they pay where more than {4 * draft / step:.2g} of them are right on average. "
+        "How many are is not known, so no gain is predicted.",
+    )
+
+
+def canvas_terms(step: Prompt, launches: int, chip: Chip, fitted: Coefficients) -> Terms:
+    """Where the time of a step over a canvas goes; it launches as many kernels as a token does."""
+    reading = prompt_terms(step, replace(chip, neural=False), fitted)  # what a prompt waits for, a step does not
+    arithmetic = prompt_terms(step, chip, fitted).arithmetic
+    return Terms(
+        bandwidth=reading.bandwidth,
+        launches=launches * _nearest(fitted.launch_seconds, chip.generation),
+        arithmetic=arithmetic,
+    )
+
+
 def step_terms(step: Step, chip: Chip, fitted: Coefficients) -> Terms:
     """Where the time of one token of an answer goes."""
     nbytes = (
@@ -194,11 +314,11 @@ def step_terms(step: Step, chip: Chip, fitted: Coefficients) -> Terms:
 
 def prompt_terms(prompt: Prompt, chip: Chip, fitted: Coefficients) -> Terms:
     """Where the time of reading a prompt goes."""
-    gigabytes = prompt.weight_bytes / 1e9
+    gigabytes = prompt.resident_bytes / 1e9
     rate = core_tflops(chip, fitted) * chip.gpu_cores * prompt.width / (prompt.width + fitted.narrow)
     if prompt.sparse:
         rate *= fitted.sparse
-    moved = prompt.chunks * gigabytes + fitted.score_bytes * prompt.scores / 1e9
+    moved = (prompt.chunks * prompt.weight_bytes + prompt.once_bytes + fitted.score_bytes * prompt.scores) / 1e9
     bandwidth = moved / reached_gbs(chip, fitted)
     return Terms(
         bandwidth=bandwidth + (fitted.matrix_unit_gigabyte_seconds * gigabytes if chip.neural else 0.0),
@@ -261,5 +381,7 @@ def _why(prompt: Prompt, terms: Terms, chip: Chip) -> str:
         rate = prompt.flops / 1e12 / terms.arithmetic
         return f"{prompt.flops / 1e12:.3g} TFLOP at {rate:.3g} TFLOP/s on {chip.gpu_cores} GPU cores take {seconds}."
     if terms.bound == "bandwidth":
-        return f"The prompt is short: reading {prompt.weight_bytes / 1e9:.3g} GB of weights takes {seconds}."
+        gigabytes = (prompt.chunks * prompt.weight_bytes + prompt.once_bytes) / 1e9
+        often = "" if prompt.chunks == 1 else f" in {prompt.chunks} chunks"
+        return f"Reading {gigabytes:.3g} GB of weights{often}, and scores, takes {seconds}."
     return f"The prompt is short: starting takes {seconds}."

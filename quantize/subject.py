@@ -10,16 +10,15 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, Final, cast
 
-import mlx.core as mx
-import mlx.nn as nn
-
 from gemma_mlx import catalog, registry
 from gemma_mlx.catalog import Row
-from gemma_mlx.errors import GemmaError, UnsupportedModelError
+from gemma_mlx.errors import GemmaError, InputError, UnsupportedModelError
+from gemma_mlx.models import gemma4_assistant
+from gemma_mlx.quantize.counts import counted
 from gemma_mlx.quantize.formats import BLOCKS_OF_32, FORMATS, Format, Rule
 from gemma_mlx.quantize.memory import How, Spec
 from gemma_mlx.quantize.traffic import Traffic, traffic
@@ -82,6 +81,7 @@ class Subject:
         traffic: what its parameters are, unquantized.
         towers: beside it.
         row: of the catalogue, where that is how it is known.
+        drafter: what proposes tokens to it, where that is asked for.
         how: how the matrices of a checkpoint are packed; None where none of them is.
         checkpoint: from whose headers all this is known.
         notes: what a user should know, a sentence each.
@@ -92,6 +92,7 @@ class Subject:
     traffic: Traffic = field(repr=False)
     towers: Towers = Towers()
     row: Row | None = None
+    drafter: Subject | None = None
     how: How | None = None
     checkpoint: Checkpoint | None = None
     notes: tuple[str, ...] = ()
@@ -126,14 +127,35 @@ def _is_qat_of(row: Row, plain: Row, trained: str) -> bool:
     return same and row.qat == trained and row.format == "safetensors" and row.repository is not None
 
 
-def of(name: str) -> Subject:
+def of(name: str, draft: str | None = None) -> Subject:
     """The model called `name`: a folder, what the catalogue knows, or the id of a repository.
+
+    A drafter is its target, with the drafter beside it.
+
+    Args:
+        name: of the model.
+        draft: of a drafter for it.
 
     Raises:
         ModelNotFoundError: there is none, or it cannot be asked.
-        UnsupportedModelError: this version does not run it.
+        UnsupportedModelError: this version does not run it, or the drafter was made for another.
+        InputError: `draft` is no drafter.
         GemmaError: whatever else is wrong with its files.
     """
+    found = _of(name)
+    if isinstance(found.spec, DrafterSpec):
+        if draft is not None:
+            raise InputError(f"{name} is a drafter itself.", f"gemma fit {name}")
+        return with_drafter(_target(found), found)
+    if draft is None:
+        return found
+    drafter = _of(draft)
+    if not isinstance(drafter.spec, DrafterSpec):
+        raise InputError(f"{draft} is no drafter.", f"A drafter's name ends in -assistant: --draft {name}-assistant")
+    return with_drafter(found, drafter)
+
+
+def _of(name: str) -> Subject:
     if name == hub.DEMO or os.path.exists(os.path.expanduser(name)):
         return of_checkpoint(name, inspect(hub.resolve(name)))
     known = {row.repository.lower(): row for row in catalog.rows() if row.repository}
@@ -144,6 +166,48 @@ def of(name: str) -> Subject:
         name = row.repository  # only its files say how it is packed
     with remote.headers(name) as folder:
         return of_checkpoint(name, inspect(folder))
+
+
+def with_drafter(target: Subject, drafter: Subject) -> Subject:
+    """A model and what proposes tokens to it.
+
+    Raises:
+        UnsupportedModelError: the drafter was made for another model.
+    """
+    assert isinstance(drafter.spec, DrafterSpec)
+    _check_made_for(target.spec, drafter)
+    note = (
+        f"{drafter.name} is a drafter for {target.name}: it has no keys and values of its own and reads those of "
+        f"{target.name}, so that it is judged with it, in the same format."
+    )
+    return replace(target, drafter=drafter, notes=(*target.notes, note))
+
+
+def _check_made_for(target: Spec, drafter: Subject) -> None:
+    model = gemma4_assistant.build(cast(DrafterSpec, drafter.spec))
+    if not isinstance(target, DecoderSpec) or isinstance(target, DrafterSpec | EncoderDecoderSpec):
+        raise UnsupportedModelError(f"{drafter.name} drafts for a Gemma 4.", "gemma fit e2b --draft e2b-assistant")
+    model.lenders(target)
+
+
+def _target(drafter: Subject) -> Subject:
+    """The model that a drafter was made for, of those that the catalogue has."""
+    named = drafter.row.label.removesuffix("-assistant") if drafter.row is not None else None
+    for row in catalog.rows():
+        if row.short is None or row.network is None or row.generation != "Gemma 4" or row.format != "safetensors":
+            continue
+        if row.variant != "it" or row.qat is not None or named not in (None, row.short):
+            continue
+        try:
+            target = of_row(row)
+            _check_made_for(target.spec, drafter)
+        except UnsupportedModelError:
+            continue
+        return target
+    raise UnsupportedModelError(
+        f"{drafter.name} is a drafter, and the catalogue has no model that it was made for.",
+        f"gemma fit MODEL --draft {drafter.name}",
+    )
 
 
 def of_row(row: Row) -> Subject:
@@ -168,13 +232,13 @@ def of_row(row: Row) -> Subject:
             f"How {row.name} is packed is not known before its files are seen.",
             f"gemma fit {name}" if row.format in READERS else f"gemma pull {name}; then: gemma fit {name}",
         )
-    match = matched(_untied(row.network.config) if row.format == mobile.METHOD else row.network.config)
+    match = _untied(row.network.config) if row.format == mobile.METHOD else _matched(row.network.name)
     parameters = row.network.parameters
     reads = row.modalities
     return Subject(
         name=row.label,
         spec=match.spec,
-        traffic=_built(_Build(match)),
+        traffic=_built(match) if row.format == mobile.METHOD else _counted(row.network.name),
         towers=towers(
             row.network.config,
             2 * (parameters.vision + parameters.projector) if "image" in reads else 0,
@@ -182,13 +246,13 @@ def of_row(row: Row) -> Subject:
         ),
         row=row,
         how=how,
+        notes=_said(match.spec),
     )
 
 
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of a model with a head of its own, as Google's for phones have one."""
-    text = config.get("text_config", {})
-    return {**config, "text_config": {**text, "tie_word_embeddings": False}}
+def _untied(config: Mapping[str, Any]) -> Match:
+    """The architecture of a model with a head of its own, as Google's for phones have one."""
+    return registry.match({**config, "text_config": {**config.get("text_config", {}), "tie_word_embeddings": False}})
 
 
 def packed_as(row: Row) -> How | None:
@@ -201,12 +265,11 @@ def packed_as(row: Row) -> How | None:
     return None
 
 
-def _on_a_phone(bits: mobile.Bits, stated: Mapping[str, Any], path: str, module: nn.Module) -> Quantization | None:
+def _on_a_phone(bits: mobile.Bits, stated: Mapping[str, Any], path: str, columns: int) -> Quantization | None:
     """How Google's format for phones packs a module of the decoder."""
     published = path if path.startswith("lm_head") else path.replace("model.", "model.language_model.", 1)
     if any(name in published for name in (*stated.get("modules_to_not_convert", ()), "per_layer_model_projection")):
         return None
-    columns = cast(mx.array, module.weight).shape[-1]
     group = next((size for size in reversed(AFFINE_GROUPS) if not columns % size), None)
     return None if group is None else Quantization(mode="affine", bits=bits.stated(published), group_size=group)
 
@@ -215,9 +278,9 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> Subject:
     """A checkpoint whose headers were read.
 
     Raises:
-        UnsupportedModelError: there is no estimate for models of its kind.
+        CheckpointError: its headers are damaged.
     """
-    match = _judgeable(checkpoint.match)
+    match = checkpoint.match
     packed = checkpoint.quantization
     tensors = checkpoint.repacked.tensors
     sizes = {"audio": 0, "vision": 0}
@@ -230,47 +293,35 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> Subject:
     return Subject(
         name=name,
         spec=match.spec,
-        traffic=traffic(match.spec, match.architecture.build(match.spec)),
+        traffic=_built(match),
         towers=towers(checkpoint.config, sizes["vision"], sizes["audio"]),
-        how=(lambda path, _module: packed.get(path)) if any(packed.values()) else None,
+        how=(lambda path, _columns: packed.get(path)) if any(packed.values()) else None,
         checkpoint=checkpoint,
-        notes=(f"Its name says {said[1]} bits; its files hold {real:.2f} bits per weight.",) if belied and said else (),
+        notes=(
+            *(
+                (f"Its name says {said[1]} bits; its files hold {real:.2f} bits per weight.",)
+                if belied and said
+                else ()
+            ),
+            *_said(match.spec),
+        ),
     )
 
 
-def matched(config: Mapping[str, Any]) -> Match:
-    """The architecture of a config.json, if it is one whose memory can be told.
-
-    Raises:
-        UnsupportedModelError: this version does not run it, or it is no decoder and no encoder.
-    """
-    return _judgeable(registry.match(config))
-
-
-def _judgeable(match: Match) -> Match:
-    if (why := why_not(match.spec)) is not None:
-        raise UnsupportedModelError(
-            f"What a {match.model_type} takes of memory cannot be told: there is {why}.",
-            "gemma fit lists what it can judge.",
-        )
-    return match
-
-
-def why_not(spec: Spec) -> str | None:
-    """Why there is no estimate for models of these specs; None where there is one."""
+def _said(spec: Spec) -> tuple[str, ...]:
+    """What a user should know of how models of this kind are judged."""
     if isinstance(spec, EncoderDecoderSpec):
-        return "no estimate for models with an encoder and a decoder"
-    if isinstance(spec, DrafterSpec):
-        return "no estimate for drafters, which read the keys and values of another model"
+        return ("Prompt and answer have a context each: it is judged with both of them as long as the context.",)
     if isinstance(spec, DecoderSpec) and spec.canvas is not None:
-        return "no estimate for models that fill canvases"
-    return None
+        return (f"It writes canvases of {spec.canvas.length} tokens: one is judged behind a context that is full.",)
+    return ()
 
 
 def towers(config: Mapping[str, Any], vision: int, audio: int) -> Towers:
     """Towers of so many bytes, and what config.json says of their tokens."""
     if not vision and not audio:
         return Towers()
+    config = config.get("encoder") or config  # of a T5Gemma 2, whose encoder sees
     seen, heard = (config.get(key) or {} for key in ("vision_config", "audio_config"))
     stated = (
         config.get("mm_tokens_per_image"),
@@ -295,23 +346,30 @@ def _patches(seen: Mapping[str, Any]) -> int | None:
     return (size // patch) ** 2 if isinstance(size, int) and isinstance(patch, int) and patch else None
 
 
-class _Build:
-    """A match, equal to others whose decoder is the same."""
+@cache
+def _matched(network: str) -> Match:
+    """The architecture of a network of the catalogue.
 
-    def __init__(self, match: Match) -> None:
-        self.match = match
-        self._key = (match.architecture.build.__module__, match.spec)
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Build) and self._key == other._key
+    Raises:
+        UnsupportedModelError: this version does not run it.
+    """
+    return registry.match(_networks()[network].config)
 
 
 @cache
-def _built(build: _Build) -> Traffic:
-    return traffic(build.match.spec, build.match.architecture.build(build.match.spec))
+def _counted(network: str) -> Traffic:
+    """What a network of the catalogue reads and computes."""
+    match = _matched(network)
+    return counted(network, match.spec) or _built(match)
+
+
+def _built(match: Match) -> Traffic:
+    return traffic(match.spec, match.architecture.build(match.spec))
+
+
+@cache
+def _networks() -> dict[str, catalog.Network]:
+    return {row.network.name: row.network for row in catalog.rows() if row.network is not None}
 
 
 def all_of_catalogue() -> tuple[list[tuple[Subject, list[str]]], dict[str, list[str]]]:
@@ -322,22 +380,18 @@ def all_of_catalogue() -> tuple[list[tuple[Subject, list[str]]], dict[str, list[
     """
     found: dict[Spec, list[Row]] = {}
     left_out: dict[str, list[str]] = {}
-    reasons: dict[str, str | None] = {}
-    specs: dict[str, Spec] = {}
     for row in catalog.rows():
         if row.short is None or row.network is None or row.format != "safetensors":
             continue
-        network = row.network.name
-        if network not in reasons:
-            try:
-                specs[network] = registry.match(row.network.config).spec
-                reasons[network] = why_not(specs[network])
-            except GemmaError:
-                reasons[network] = "not run by this version"
-        if (reason := reasons[network]) is None:
-            found.setdefault(specs[network], []).append(row)
+        try:
+            spec = _matched(row.network.name).spec
+        except GemmaError:
+            left_out.setdefault("not run by this version", []).append(row.label)
+            continue
+        if isinstance(spec, DrafterSpec):
+            left_out.setdefault("drafters, which are judged with their targets: gemma fit NAME", []).append(row.label)
         else:
-            left_out.setdefault(reason, []).append(row.label)
+            found.setdefault(spec, []).append(row)
     judged = []
     for rows in found.values():
         first, *others = sorted(rows, key=_plainest)

@@ -9,149 +9,42 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from gemma_mlx.errors import UnsupportedModelError
 from gemma_mlx.nn.moe import ExpertLinear, QuantizedExpertLinear
+from gemma_mlx.quantize.costs import Kind, Matrix, Prompt, Reach, Step
+from gemma_mlx.quantize.launches import LOOKED_UP, each, once
 from gemma_mlx.quantize.memory import How, Spec, packed_bytes
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, EncoderDecoderSpec, LayerSpec, RecurrentLayerSpec
+from gemma_mlx.quantize.passing import CANVAS_ROWS
+from gemma_mlx.spec import (
+    DecoderSpec,
+    DrafterSpec,
+    EncoderDecoderSpec,
+    LayerSpec,
+    RecurrentLayerSpec,
+    StackSpec,
+)
 from gemma_mlx.weights.disk_table import TABLE
 
+_PACKED: Final = ("weight", "scales", "biases")
+_NO_LAUNCH: Final = {"canvas_scalar", "eoi_embedding", "token_ordering"}
+_SOURCE: Final = re.compile(r"\.cross_attn\.[kv]_(proj|norm)$")
+_MERGED: Final = re.compile(r"\.self_attn\.[kv]_proj$")
+
 CHUNK: Final = 512  # tokens of a prompt that are read at once, as `Options.chunk` has it
-WIDEST_FUSED: Final = 128  # head_dim up to which Metal reads a prompt without writing scores, in every release
 WIDEST_FUSED_STEP: Final = 256  # and the same for a decode step
 FUSED_FROM, GROUP = 1024, 8  # wider heads: keys from which on a decode step is fused, with so many queries to a key
 
-# Kernels of a decode step that no array of a module stands for. tests/test_quantize_traffic.py counts them in graphs.
-_SAMPLING: Final = 5
-_LOOKED_UP: Final = 4  # a row of a packed table: codes, scales, biases, and their product
-_FUSED: Final = 1  # attention
-_CAPPED: Final = 5  # attention with capped scores: q·scale, ·k, the cap, softmax, ·v
-_ROTATION: Final = 1  # of queries, and of keys
-_WRITE: Final = 1  # of keys, and of values, into the cache
-_RESIDUAL: Final = 1
-_GELU: Final = 2  # gelu(gate)·up, as MLX compiles it
-_EXPERTS: Final = 15  # the choice of experts, their weights, their gate, the sum
-_PER_LAYER: Final = 3  # a per-layer embedding's gate, and its sum
-_PER_LAYERS: Final = 5  # before all layers: the tokens' part and the projected part, scaled and summed
-_SPARSITY: Final = 4  # mean, deviation and cut of a gate
-_ALTUP: Final = 8
-_STREAMS: Final = 9  # streams made before all layers, and joined behind
-_CAP: Final = 1  # of the logits
-_RECURRENCE: Final = 1
 
-
-@dataclass(frozen=True, kw_only=True)
-class Reach:
-    """Layers whose attention is alike.
-
-    Attributes:
-        attention: what it is.
-        layers: how many of them there are; all read keys and values in a decode step.
-        prefilled: how many of them run for every position of a prompt; borrowers run for the last one only.
-    """
-
-    attention: AttentionSpec
-    layers: int
-    prefilled: int
-
-    @property
-    def fused(self) -> bool:
-        """Whether a prompt is read without its scores going through memory."""
-        return self.attention.head_dim <= WIDEST_FUSED and self.attention.softcap is None
-
-    def row_numbers(self) -> int:
-        """Numbers in one layer's key and value of one token."""
-        return 2 * self.attention.kv_heads * self.attention.head_dim
-
-    def rows(self, context: int) -> int:
-        """Keys that a query sees among `context` tokens, itself included."""
-        window = self.attention.window
-        return context if window is None else min(context, window)
-
-    def pairs(self, tokens: int, chunk: int) -> int:
-        """Scores that one head of one layer forms for a prompt: a triangle where fused, rectangles elsewhere."""
-        window = tokens if self.attention.window is None else self.attention.window
-        if self.fused:
-            inside = min(tokens, window)
-            return inside * (inside + 1) // 2 + (tokens - inside) * inside
-        starts = range(0, tokens, chunk)
-        return sum(
-            min(chunk, tokens - start) * (min(chunk, tokens - start) + min(start, window - 1)) for start in starts
-        )
-
-
-_Kind = Literal["looked up", "head", "expert", "borrower", "layer", "canvas"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matrix:
-    """A matrix that a quantizer packs.
-
-    Attributes:
-        path: of its module.
-        module: that holds it.
-        kind: what a decode step does with it.
-        numbers: in it.
-    """
-
-    path: str
-    module: nn.Module
-    kind: _Kind
-    numbers: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What one token of an answer takes.
-
-    Attributes:
-        weight_bytes: read, without experts.
-        routed_bytes: of the experts that the token goes to.
-        kv_bytes: keys, values and states.
-        unfused_kv_bytes: keys and values that no fused kernel reads.
-        late_kv_bytes: keys and values that a fused kernel reads from `FUSED_FROM` keys on: as many as there are just
-            before, or now if that is less, and those there are now.
-        launches: kernels.
-    """
-
-    weight_bytes: float
-    routed_bytes: float
-    kv_bytes: float
-    unfused_kv_bytes: float
-    late_kv_bytes: tuple[float, float]
-    launches: int
-
-    @property
-    def nbytes(self) -> float:
-        """All that is read."""
-        return self.weight_bytes + self.routed_bytes + self.kv_bytes + self.unfused_kv_bytes + self.late_kv_bytes[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What reading a prompt takes.
-
-    Attributes:
-        weight_bytes: of all weights; every chunk reads them.
-        chunks: parts that the prompt is read in.
-        flops: floating-point operations; the head, and layers that borrow, run for one token and count as none.
-        scores: of attention that no kernel fuses: they go through memory.
-        width: of the residual stream.
-        sparse: whether there are experts.
-    """
-
-    weight_bytes: float
-    chunks: int
-    flops: float
-    scores: int
-    width: int
-    sparse: bool
+_IN_A_STEP: Final[tuple[Kind, ...]] = ("head", "borrower", "layer")
+_IN_A_CHUNK: Final[tuple[Kind, ...]] = ("layer", "expert")
+_ONCE_A_PROMPT: Final[tuple[Kind, ...]] = ("head", "borrower")  # for the last position
+_BY_AN_ENCODER: Final[tuple[Kind, ...]] = ("encoder", "source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +55,11 @@ class Traffic:
         weight_bytes: of all weights.
         read_bytes: of the weights that a decode step reads: without tables it looks up, and of the experts those that
             a token goes to.
+        chunk_bytes: of those that each chunk of a prompt reads: without the head, tables, and layers that borrow.
+        once_bytes: of those that only the last position of a prompt goes through.
         packable: parameters in the matrices that a quantizer packs.
         packable_read: how many of those a decode step reads.
+        packable_chunk, packable_once: the same of chunks.
         plain: all other parameters, every one read: norms, scales, biases.
         prefilled: parameters that every position of a prompt is multiplied with.
         routed: parameters in the experts that a token goes to; 0 where there are none.
@@ -171,15 +67,23 @@ class Traffic:
         width: of the residual stream.
         launches: kernels of one decode step.
         reaches: the layers that attend.
+        readers: those that read a prompt: the same, unless there is an encoder.
+        source: attention to what an encoder read, in every step.
         state_bytes: what layers with a recurrence keep, read and written in every step.
         matrices: those that a quantizer packs, for `stored`.
         asked: the part of all experts that a token goes to; 0 where there are none.
+        looked_into: the part of an ordered head that a draft looks into; 0 where there is none.
+        encoded: whether an encoder reads prompts.
     """
 
     weight_bytes: float
     read_bytes: float
+    chunk_bytes: float
+    once_bytes: float
     packable: int
     packable_read: int
+    packable_chunk: int
+    packable_once: int
     plain: int
     prefilled: int
     routed: int
@@ -187,9 +91,13 @@ class Traffic:
     width: int
     launches: int
     reaches: tuple[Reach, ...]
+    readers: tuple[Reach, ...]
+    source: tuple[Reach, ...] = ()
     state_bytes: int
     matrices: tuple[Matrix, ...] = field(default=(), repr=False, compare=False)
     asked: float = 0.0
+    looked_into: float = 0.0
+    encoded: bool = False
 
     def at(self, bits: float) -> Traffic:
         """The same model in another format.
@@ -203,6 +111,8 @@ class Traffic:
             self,
             weight_bytes=self.packable * bits / 8 + plain,
             read_bytes=self.packable_read * bits / 8 + plain,
+            chunk_bytes=self.packable_chunk * bits / 8 + plain,
+            once_bytes=self.packable_once * bits / 8,
             routed_bytes=self.routed * bits / 8,
         )
 
@@ -213,16 +123,22 @@ class Traffic:
             how: (path, module) -> how its matrix is packed; None leaves it as it is.
             itemsize: bytes of a number that is not packed.
         """
-        nbytes: Counter[_Kind] = Counter()
+        nbytes: Counter[Kind] = Counter()
         for matrix in self.matrices:
             nbytes[matrix.kind] += _bytes(matrix, how, itemsize)
-        whole = sum(nbytes.values()) + self.plain * itemsize
+        plain = self.plain * itemsize
         return replace(
             self,
-            weight_bytes=whole,
-            read_bytes=whole - nbytes["looked up"] - nbytes["canvas"] - nbytes["expert"] * (1 - self.asked),
+            weight_bytes=sum(nbytes.values()) + plain,
+            read_bytes=_in_a_step(nbytes, self.asked, self.looked_into) + plain,
+            chunk_bytes=_sum(nbytes, _BY_AN_ENCODER if self.encoded else _IN_A_CHUNK) + plain,
+            once_bytes=0 if self.encoded else _sum(nbytes, _ONCE_A_PROMPT),
             routed_bytes=nbytes["expert"] * self.asked,
         )
+
+    def kind_bytes(self, kind: Kind, how: How, itemsize: int = 2) -> int:
+        """Bytes of the matrices of a kind, stored as `how` says."""
+        return sum(_bytes(matrix, how, itemsize) for matrix in self.matrices if matrix.kind == kind)
 
     def table_bytes(self, how: How, itemsize: int = 2) -> int:
         """Bytes of the table of per-layer embeddings, stored as `how` says; 0 where there is none."""
@@ -233,10 +149,11 @@ class Traffic:
         """Bytes of keys, values and states that the decode step at this context reads.
 
         Args:
-            context: tokens in the cache, the new one included.
-            bits: of one number of a key or value.
+            context: tokens in the cache, the new one included; where there is an encoder, it has read as many.
+            bits: of one number of a key or value; what an encoder read has always 16.
         """
-        return _kv_bytes(self.reaches, context, bits) + 2 * self.state_bytes
+        source = _kv_bytes(self.source, context, 16.0)
+        return _kv_bytes(self.reaches, context, bits) + source + 2 * self.state_bytes
 
     def step(self, context: int, *, kv_bits: float = 16.0, fused: bool = True) -> Step:
         """What one token of an answer takes.
@@ -261,14 +178,42 @@ class Traffic:
 
     def prompt(self, tokens: int, chunk: int = CHUNK) -> Prompt:
         """What reading a prompt takes."""
+        chunk = tokens if self.encoded else chunk
         pairs = [
-            (reach, reach.prefilled * reach.attention.heads * reach.pairs(tokens, chunk)) for reach in self.reaches
+            (reach, reach.prefilled * reach.attention.heads * reach.pairs(tokens, chunk)) for reach in self.readers
         ]
         return Prompt(
-            weight_bytes=self.weight_bytes,
+            weight_bytes=self.chunk_bytes,
+            once_bytes=self.once_bytes,
+            resident_bytes=self.weight_bytes,
             chunks=-(-tokens // chunk),
             flops=2.0 * self.prefilled * tokens + sum(4 * each.attention.head_dim * count for each, count in pairs),
             scores=sum(count for each, count in pairs if not each.fused),
+            width=self.width,
+            sparse=self.routed > 0,
+        )
+
+    def canvas(self, text: int, length: int) -> Prompt:
+        """What one step over a canvas takes, as `prompt` has it.
+
+        The table is read twice for each part of the canvas whose logits are made: by the head, and for the mean of
+        embeddings that the next step is told.
+
+        Args:
+            text: tokens before it.
+            length: positions of it.
+        """
+        parts = 2 * -(-length // CANVAS_ROWS)
+        head = sum(matrix.numbers for matrix in self.matrices if matrix.kind == "head")
+        own = sum(matrix.numbers for matrix in self.matrices if matrix.kind == "canvas")
+        keys = [(reach, length + min(text, reach.rows(text + 1) - 1)) for reach in self.reaches]
+        pairs = [(reach, reach.layers * reach.attention.heads * length * seen) for reach, seen in keys]
+        return Prompt(
+            weight_bytes=self.chunk_bytes + own * self.once_bytes / head + parts * self.once_bytes,
+            chunks=1,
+            flops=2.0 * length * (self.prefilled + own + 2 * head)
+            + sum(4 * reach.attention.head_dim * count for reach, count in pairs),
+            scores=sum(count for reach, count in pairs if not reach.fused),
             width=self.width,
             sparse=self.routed > 0,
         )
@@ -279,18 +224,12 @@ def traffic(spec: Spec, model: nn.Module) -> Traffic:
 
     Args:
         spec: what it was built from.
-        model: the decoder, quantized or not, evaluated or not. Its bytes are those of its arrays as they are; a model
-            that was built and not loaded is float32, and `Traffic.at` tells what it will be.
-
-    Raises:
-        UnsupportedModelError: an encoder reads for it.
+        model: it, quantized or not, evaluated or not. Its bytes are those of its arrays as they are; a model that was
+            built and not loaded is float32, and `Traffic.at` tells what it will be.
     """
-    if isinstance(spec, EncoderDecoderSpec):
-        raise UnsupportedModelError(
-            "The speed of an encoder-decoder is not predicted by this version.", "Measure it: gemma bench NAME"
-        )
-    packed: Counter[_Kind] = Counter()  # parameters in matrices
-    nbytes: Counter[_Kind] = Counter()
+    packed: Counter[Kind] = Counter()  # parameters in matrices
+    nbytes: Counter[Kind] = Counter()
+    beside: Counter[Kind] = Counter()  # bytes of what is in no matrix
     matrices: list[Matrix] = []
     plain = many = launches = 0
     for path, module in model.named_modules():
@@ -301,60 +240,92 @@ def traffic(spec: Spec, model: nn.Module) -> Traffic:
             continue
         kind = _kind(path, module, spec)
         matrix = hasattr(module, "to_quantized") or "scales" in arrays
-        nbytes[kind] += sum(array.nbytes for array in arrays.values())
         if matrix:
             numbers = _parameters(module, arrays)
             packed[kind] += numbers
-            matrices.append(Matrix(path=path, module=module, kind=kind, numbers=numbers))
-        rest = [array for name, array in arrays.items() if not (matrix and name in ("weight", "scales", "biases"))]
-        plain += sum(array.size for array in rest)
+            matrices.append(Matrix(path=path, columns=_columns(module, arrays), kind=kind, numbers=numbers))
+        rest = {name: array for name, array in arrays.items() if not matrix or name not in _PACKED}
+        plain += sum(array.size for array in rest.values())
+        beside[kind] += sum(array.nbytes for array in rest.values())
+        nbytes[kind] += sum(array.nbytes for name, array in arrays.items() if name not in rest)
         if kind == "layer":  # gates of a recurrence are matrices too, that no quantizer packs
-            many += sum(array.size for array in rest if array.ndim > 1)
-        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
-            launches += (_LOOKED_UP if "scales" in arrays else 1) + 1  # and its scale
-        if kind not in ("looked up", "canvas"):
-            launches += 1 if matrix else len(arrays.keys() - {"canvas_scalar"})
-    share = _share(spec)
+            many += sum(array.size for array in rest.values() if array.ndim > 1)
+        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and not path.startswith("encoder."):
+            launches += (LOOKED_UP if "scales" in arrays else 1) + 1  # and its scale
+        if kind not in ("looked up", "canvas", "encoder", "source", "ordered"):
+            launches += 1 if matrix else len(arrays.keys() - _NO_LAUNCH)
+    share, looked_into = _share(spec), _looked_into(spec)
     routed = round(packed["expert"] * share)
+    encoded, owning = isinstance(spec, EncoderDecoderSpec), sum(beside.values())
+    # The decoder's own keys and values are made by the same maps as those of what an encoder read, where they merge.
+    merged = sum(each.numbers for each in matrices if each.kind == "layer" and _MERGED.search(each.path))
+    shared = merged if encoded and any(attention.merged for attention in spec.attentions) else 0
+    reading: tuple[Kind, ...] = _BY_AN_ENCODER if encoded else _IN_A_CHUNK
     return Traffic(
-        weight_bytes=sum(nbytes.values()),
-        read_bytes=sum(nbytes.values()) - nbytes["looked up"] - nbytes["canvas"] - nbytes["expert"] * (1 - share),
+        weight_bytes=sum(nbytes.values()) + owning,
+        read_bytes=_in_a_step(nbytes, share, looked_into) + owning,
+        chunk_bytes=_sum(nbytes, reading) + owning,
+        once_bytes=0 if encoded else _sum(nbytes, _ONCE_A_PROMPT),
         packable=sum(packed.values()),
-        packable_read=sum(packed.values()) - packed["looked up"] - packed["canvas"] - packed["expert"] + routed,
+        packable_read=round(_in_a_step(packed, 0.0, looked_into)) + routed,
+        packable_chunk=_sum(packed, reading),
+        packable_once=0 if encoded else _sum(packed, _ONCE_A_PROMPT),
         plain=plain,
-        prefilled=packed["layer"] + many + routed,
+        prefilled=_sum(packed, _BY_AN_ENCODER) + shared if encoded else packed["layer"] + many + routed,
         routed=routed,
         routed_bytes=nbytes["expert"] * share,
         width=spec.dim,
-        launches=launches + _once(spec) + sum(map(_each, spec.layers)),
-        reaches=_reaches(spec),
+        launches=launches + once(spec) + sum(map(each, spec.layers)),
+        **attending(spec),
         state_bytes=sum(_state(layer) for layer in spec.layers),
         matrices=tuple(matrices),
         asked=share,
+        looked_into=looked_into,
+        encoded=encoded,
     )
 
 
-def _kind(path: str, module: nn.Module, spec: Spec) -> _Kind:
+def attending(spec: Spec) -> dict[str, tuple[Reach, ...]]:
+    """The layers that attend, by the names that `Traffic` has for them."""
+    own = _reaches(spec)
+    if not isinstance(spec, EncoderDecoderSpec):
+        return {"reaches": own, "readers": own, "source": ()}
+    return {"reaches": own, "readers": _reaches(spec.encoder), "source": _source(spec)}
+
+
+def _sum(counts: Mapping[Kind, int], kinds: Iterable[Kind]) -> int:
+    return sum(counts.get(kind, 0) for kind in kinds)
+
+
+def _in_a_step(counts: Mapping[Kind, int], asked: float, looked_into: float) -> float:
+    """What a decode step reads of matrices."""
+    return _sum(counts, _IN_A_STEP) + counts.get("expert", 0) * asked + counts.get("ordered", 0) * looked_into
+
+
+def _kind(path: str, module: nn.Module, spec: Spec) -> Kind:
     """What a module's parameters are used for."""
+    if path.startswith("encoder."):
+        return "looked up" if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) else "encoder"
     if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
-        return (
-            "head"
-            if isinstance(spec, DecoderSpec) and spec.tied_head and path.endswith("embed_tokens")
-            else "looked up"
-        )
+        if isinstance(spec, DrafterSpec):
+            return "ordered" if spec.ordered else "head"
+        tied = isinstance(spec, DecoderSpec) and spec.tied_head and path.endswith("embed_tokens")
+        return "head" if tied else "looked up"
     if path.endswith("lm_head"):
         return "head"
     if isinstance(module, ExpertLinear | QuantizedExpertLinear):
         return "expert"
     if "self_conditioning" in path:  # at work while a canvas fills, and not while text is read
         return "canvas"
+    if _SOURCE.search(path):
+        return "source"
     layer = re.search(r"(?:^|\.)layers\.(\d+)", path)
     return "borrower" if layer and spec.layers[int(layer[1])].borrows_from is not None else "layer"
 
 
 def _bytes(matrix: Matrix, how: How, itemsize: int) -> int:
     """What a matrix takes, stored as `how` says."""
-    way = how(matrix.path, matrix.module)
+    way = how(matrix.path, matrix.columns)
     return matrix.numbers * itemsize if way is None else packed_bytes(matrix.numbers, way, itemsize)
 
 
@@ -368,13 +339,33 @@ def _parameters(module: nn.Module, arrays: dict[str, mx.array]) -> int:
     return weight.nbytes * 8 // module.bits if "scales" in arrays else weight.size
 
 
+def _columns(module: nn.Module, arrays: dict[str, mx.array]) -> int:
+    """Numbers in a row of a matrix, packed or not."""
+    last = arrays["weight"].shape[-1]
+    return last * 32 // module.bits if "scales" in arrays else last
+
+
+def _looked_into(spec: Spec) -> float:
+    """The part of the vocabulary whose rows a draft reads; 0 where the head has no order."""
+    ordered = spec.ordered if isinstance(spec, DrafterSpec) else None
+    return ordered.top_k / ordered.centroids if ordered else 0.0
+
+
 def _share(spec: Spec) -> float:
     """The part of all experts that a token goes to; equal in every layer of every Gemma."""
     experts = {layer.experts for layer in spec.layers if isinstance(layer, LayerSpec) and layer.experts}
     return sum(each.top_k for each in experts) / sum(each.count for each in experts) if experts else 0.0
 
 
-def _reaches(spec: Spec) -> tuple[Reach, ...]:
+def _source(spec: EncoderDecoderSpec) -> tuple[Reach, ...]:
+    """Attention to what an encoder read, all of it."""
+    layers = [
+        layer.cross or replace(layer.attention, window=None) for layer in spec.layers if isinstance(layer, LayerSpec)
+    ]
+    return tuple(Reach(attention=each, layers=count, prefilled=0) for each, count in Counter(layers).items())
+
+
+def _reaches(spec: StackSpec) -> tuple[Reach, ...]:
     layers = [layer for layer in spec.layers if isinstance(layer, LayerSpec)]
     every = Counter(layer.attention for layer in layers)
     owning = Counter(layer.attention for layer in layers if layer.borrows_from is None)
@@ -386,32 +377,3 @@ def _state(layer: LayerSpec | RecurrentLayerSpec) -> int:
     if isinstance(layer, LayerSpec):
         return 0
     return layer.recurrence.width * (4 + 2 * (layer.recurrence.taps - 1))
-
-
-def _once(spec: Spec) -> int:
-    """Kernels outside the layers, and of what all layers have alike, that no module's array stands for."""
-    count = len(spec.layers)
-    per_layers = _PER_LAYERS + count * _PER_LAYER if spec.per_layer else 0
-    if not isinstance(spec, DecoderSpec):
-        return per_layers
-    return (
-        _SAMPLING + (_CAP if spec.logit_softcap else 0) + per_layers + (_STREAMS + count * _ALTUP if spec.altup else 0)
-    )
-
-
-def _each(layer: LayerSpec | RecurrentLayerSpec) -> int:
-    """Kernels of one layer that no module's array stands for."""
-    around = 2 * _RESIDUAL + _GELU
-    if isinstance(layer, RecurrentLayerSpec):
-        return around + _RECURRENCE
-    attention = layer.attention
-    own = 2 if layer.borrows_from is None else 1
-    return (
-        around
-        + own * _ROTATION
-        + (2 * _WRITE if own == 2 else 0)
-        + (_FUSED if attention.softcap is None else _CAPPED)
-        + (1 if attention.v_norm and own == 2 else 0)
-        + (_EXPERTS if layer.experts else 0)
-        + (_SPARSITY if layer.sparsity else 0)
-    )

@@ -17,7 +17,8 @@ from gemma_mlx.generate.events import Done, Prefill
 from gemma_mlx.quantize.admission import Admission
 from gemma_mlx.quantize.memory import Kernels, Use, estimate
 from gemma_mlx.weights import hub
-from tests.tiny import write_tiny
+from tests.goldens.text import assets
+from tests.tiny import write_tiny, write_tiny_embedder
 
 
 class Doorman:
@@ -25,6 +26,8 @@ class Doorman:
 
     def __init__(self, **plan: Any) -> None:
         self.plan = plan
+        self.rows = 32
+        self.encoded: list[tuple[int, int]] = []
         self.loaded: list[Subject] = []
         self.read_: list[Reading] = []
 
@@ -36,6 +39,11 @@ class Doorman:
         """As `Admission` has it."""
         self.read_.append(reading)
         return Plan(**{"chunk": reading.chunk, "kv_bits": reading.kv_bits, "answer": reading.answer} | self.plan)
+
+    def encode(self, subject: Subject, rows: int, tokens: int) -> int:
+        """As `Admission` has it."""
+        self.encoded.append((rows, tokens))
+        return min(rows, self.rows)
 
 
 class Closed(Doorman):
@@ -148,3 +156,32 @@ def test_a_packed_conversation_is_saved_and_restored(tmp_path: Path) -> None:
         fours.restore(tmp_path / "True", gemma.fingerprint)
     packed.clear()
     assert packed._cache.cache.kv_bits == 8
+
+
+def test_an_encoder_is_asked_for_the_whole_prompt() -> None:
+    doorman = Doorman(answer=2)
+    gemma = gemma_mlx.load(Path(__file__).parent / "goldens" / "t5gemma", memory=doorman)
+    events = list(gemma.answer(gemma.make_cache(), list(range(3, 12)), gemma.settings(max_tokens=9)))
+    (asked,) = doorman.read_
+    assert (asked.tokens, asked.whole, asked.answer) == (9, True, 9)
+    assert isinstance(events[-1], Done)
+    assert len(events[-1].tokens) == 2
+
+
+def test_a_canvas_is_asked_before_it_fills() -> None:
+    doorman = Doorman()
+    gemma = gemma_mlx.load(Path(__file__).parent / "goldens" / "diffusion_gemma", memory=doorman)
+    list(gemma.answer(gemma.make_cache(), list(range(3, 12)), gemma.settings(max_tokens=3, steps=1)))
+    assert [asked.tokens for asked in doorman.read_] == [9]
+
+
+def test_texts_are_asked_for_batch_by_batch(tmp_path: Path) -> None:
+    write_tiny_embedder(tmp_path, vocab=4202, tokenizer=assets.small("gemma3"))
+    doorman = Doorman()
+    doorman.rows = 2
+    gemma = gemma_mlx.load(tmp_path, mx.float32, memory=doorman)
+    found = gemma.embed(["one", "two", "three", "four", "five"])
+    assert found.shape[0] == 5
+    assert [rows for rows, _ in doorman.encoded] == [5, 3, 1]
+    doorman.rows = 32
+    assert mx.allclose(found, gemma.embed(["one", "two", "three", "four", "five"]), atol=1e-5)

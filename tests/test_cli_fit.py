@@ -24,13 +24,15 @@ __all__ = ["server"]
 AIR: Final = ("--mac", "MacBook Air M4 16")
 ANSWER: Final = [
     "model", "format", "bits_per_weight", "memory", "limit_bytes", "verdict", "reason", "command", "context",
-    "largest_context", "decode", "prefill", "first_token", "fetch", "peak_bytes", "margin_bytes",
+    "largest_context", "decode", "prefill", "first_token", "fetch", "drafting", "peak_bytes", "margin_bytes",
 ]  # fmt: skip
 MACHINE: Final = [
     "name", "is_mac", "memory_bytes", "limit_bytes", "ceiling_bytes", "live", "wired_limit_mb", "power", "chip",
     "notes",
 ]  # fmt: skip
-MEMORY: Final = ["weights", "towers", "kv_full", "kv_sliding", "states", "marks", "scores", "working"]
+MEMORY: Final = [
+    "weights", "towers", "drafter", "kv_full", "kv_sliding", "source", "states", "marks", "scores", "working",
+]  # fmt: skip
 
 
 def run(*arguments: str) -> int:
@@ -165,8 +167,9 @@ def test_options_are_heeded(capsys: pytest.CaptureFixture[str]) -> None:
         (("12b", "--kv-bits", "3"), "cannot have 3 bits", "--kv-bits 8"),
         (("12b", "--format", "5bit"), "'5bit' is no format", "4-bit"),
         (("gemma3:1b", "--images", "1", *AIR), "gemma3:1b reads no pictures", "gemma fit gemma3:1b"),
-        (("t5gemma:9b-9b-ul2-it",), "no estimate for models with an encoder and a decoder", "gemma fit"),
-        (("gemma4:12b-assistant",), "no estimate for drafters", "gemma fit"),
+        (("gemma4:12b", "--draft", "gemma4:e2b-assistant"), "made for another model", "-assistant"),
+        (("gemma4:12b", "--draft", "gemma4:e2b"), "is no drafter", "--draft"),
+        (("--draft", "gemma4:e2b-assistant"), "no model that it drafts for", "gemma fit gemma4:e2b-assistant"),
         (("12b", "-m", "4b"), "Two models are named", "Name one"),
     ],
 )

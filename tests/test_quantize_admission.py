@@ -252,3 +252,46 @@ def test_the_peak_of_an_answer_stays_within_the_limit(tmp_path: Path) -> None:
         ids = model.generate(prompt, max_tokens=300)
         assert mx.get_peak_memory() - others <= limit
         assert len(ids) == 300
+
+
+def test_fewer_texts_at_once_and_then_none() -> None:
+    model = subject("embeddinggemma:300m", bits=16)
+    assert asked(100 * GB)[0].encode(model, 32, 2048) == 32
+    needed = {rows: peak(model, prompt=2048, batch=rows, answer=0) for rows in (32, 8, 1)}
+    admission, told = asked(needed[8])
+    assert admission.encode(model, 32, 2048) == 8
+    assert told == [f"To stay within {needed[8] / 1e9:.2f} GB, 8 texts are read at once."]
+    with pytest.raises(MemoryLimitError, match="A text of 2,048 tokens takes") as caught:
+        asked(needed[1] - 1)[0].encode(model, 32, 2048)
+    assert "--force" in (caught.value.hint or "")
+    admission, told = asked(needed[1] - 1, force=True)
+    assert admission.encode(model, 32, 2048) == 32
+    assert "--force" in told[0]
+
+
+def test_an_encoder_reads_at_once_and_the_answer_is_what_ends_earlier() -> None:
+    model = subject("t5gemma:2b-2b-ul2-it", bits=16)
+    at_once = replace(reading(4_000, answer=3_000), whole=True)
+    limit = peak(model, prompt=4_000, answer=1_500, marks=0)
+    admission, told = asked(limit)
+    plan = admission.read(model, at_once)
+    assert (plan.chunk, plan.kv_bits) == (512, None)
+    if plan.answer != 3_000:
+        assert "the answer ends at" in told[0]
+    least = peak(model, prompt=4_000, answer=LEAST_ANSWER, marks=0)
+    with pytest.raises(MemoryLimitError, match=r"4,000 tokens take .* even read at once"):
+        asked(least - 1)[0].read(model, at_once)
+
+
+def test_a_canvas_is_asked_for() -> None:
+    model = subject("diffusiongemma:26b-a4b")
+    needed = peak(model, prompt=100, answer=200)
+    assert needed > peak(replace(model, spec=replace(model.spec, canvas=None)), prompt=100, answer=200)  # type: ignore[call-arg]
+    assert asked(needed)[0].read(model, reading(100)).chunk == 512
+
+
+def test_a_drafter_is_loaded_by_itself() -> None:
+    model = subject("gemma4:e2b-assistant", bits=16)
+    asked(2 * GB)[0].load(model)
+    with pytest.raises(MemoryLimitError):
+        asked(model.weights)[0].load(model)

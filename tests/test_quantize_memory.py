@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import mlx.core as mx
@@ -11,10 +12,15 @@ import pytest
 from mlx.utils import tree_flatten
 
 from gemma_mlx import catalog, registry
+from gemma_mlx.cache import kv
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.errors import UnsupportedModelError
-from gemma_mlx.quantize.memory import Kernels, Use, estimate, held, weight_bytes
-from gemma_mlx.spec import AttentionSpec, DecoderSpec, Rope
+from gemma_mlx.generate import diffusion
+from gemma_mlx.models.diffusion_gemma import CanvasDecoder
+from gemma_mlx.nn.encoder_decoder import EncoderDecoder
+from gemma_mlx.quantize.memory import Draft, Kernels, Use, estimate, held, source_bytes, weight_bytes
+from gemma_mlx.quantize.passing import CANVAS_LOGITS, CANVAS_ROWS
+from gemma_mlx.spec import AttentionSpec, DecoderSpec, DrafterSpec, EncoderDecoderSpec, Rope
 from gemma_mlx.weights.quantized import Quantization
 from tests.benchmarks import peaks
 from tests.tiny import KINDS, tiny_config, tiny_model
@@ -71,8 +77,8 @@ def nbytes(model: nn.Module) -> int:
 def test_weights_to_the_byte(kind: str, how: Quantization | None) -> None:
     model = tiny_model(tiny_config(kind, head_dim=64))
 
-    def chosen(_: str, module: nn.Module) -> Quantization | None:
-        return how if how is not None and module.weight.shape[-1] % how.group_size == 0 else None
+    def chosen(_: str, columns: int) -> Quantization | None:
+        return how if how is not None and columns % how.group_size == 0 else None
 
     predicted = weight_bytes(model, chosen, itemsize=4)
     if how is not None:
@@ -81,7 +87,9 @@ def test_weights_to_the_byte(kind: str, how: Quantization | None) -> None:
             how.group_size,
             how.bits,
             mode=how.mode,
-            class_predicate=lambda path, module: hasattr(module, "to_quantized") and chosen(path, module) is not None,
+            class_predicate=lambda path, module: (
+                hasattr(module, "to_quantized") and chosen(path, module.weight.shape[-1]) is not None
+            ),
         )
     assert predicted == nbytes(model)
 
@@ -159,7 +167,7 @@ def test_peaks_published_for_macs() -> None:
     over = []
     for row in PUBLISHED:
         spec, model = built(row.model)
-        weights = weight_bytes(model, lambda _path, _module, how=row.how: how)  # type: ignore[misc]
+        weights = weight_bytes(model, lambda _path, _columns, how=row.how: how)  # type: ignore[misc]
         kernels = Kernels(backend="metal", generation=row.generation, mlx=row.mlx)
         use = Use(prompt=row.prompt, answer=128, chunk=2048, marks=0)
         over.append(estimate(spec, weights, use, kernels).peak / 1e9 - row.measured)
@@ -234,7 +242,78 @@ def test_packed_keys_and_values_are_smaller() -> None:
     assert packed.kv_sliding == plain.kv_sliding
 
 
-def test_an_encoder_decoder_is_refused() -> None:
-    spec = registry.match(tiny_config("t5gemma")).spec
-    with pytest.raises(UnsupportedModelError, match="memory of an encoder-decoder is not estimated"):
-        estimate(spec, 1, Use(prompt=8, answer=1), ON_CPU)
+@pytest.mark.parametrize("kind", ["t5gemma", "t5gemma2"])
+def test_what_an_encoder_read_to_the_byte(kind: str) -> None:
+    model = tiny_model(tiny_config(kind))
+    assert isinstance(model, EncoderDecoder)
+    memory = model.read(mx.array([[3, 5, 7, 9, 11]] * 2))
+    use = Use(prompt=5, answer=3, batch=2, marks=0)
+    assert source_bytes(model.spec, use, 4) == sum(array.nbytes for array in memory.arrays())
+    cache = model.make_cache()
+    cache.memory = model.read(mx.array([[3, 5, 7]]))
+    for token in (2, 8, 9):
+        mx.eval(model(model.embed(mx.array([[token]])), cache, last=1), cache.arrays())
+    told = estimate(model.spec, 7, Use(prompt=3, answer=2, marks=0), ON_CPU)
+    assert told.weights == 7
+    assert told.cache == cache.nbytes
+
+
+def test_an_encoder_reads_at_once_and_its_layers_are_not_the_decoders() -> None:
+    spec, _ = built("t5gemma-9b-2b-ul2")
+    assert isinstance(spec, EncoderDecoderSpec)
+    metal = Kernels(backend="metal")
+    one, other = (estimate(spec, 0, Use(prompt=4096, chunk=chunk), metal) for chunk in (512, 4096))
+    assert one == other
+    heads = max(attention.heads for attention in spec.encoder.attentions)
+    assert one.scores == heads * 4096 * 4096 * 2  # capped scores are never fused
+    assert one.source == 4096 * sum(2 * layer.cross.kv_heads * layer.cross.head_dim * 2 for layer in spec.layers)  # type: ignore[union-attr]
+    answered = estimate(spec, 0, Use(prompt=128, answer=8000), metal)
+    assert answered.kv_full > 0
+    assert answered.source == one.source * 128 // 4096
+
+
+def test_a_canvas_stands_beside_the_text() -> None:
+    spec, _ = built("diffusiongemma-26B-A4B-it")
+    assert isinstance(spec, DecoderSpec)
+    plain, metal = replace(spec, canvas=None), Kernels(backend="metal")
+    for prompt in (1000, 8192):
+        reading, both = (estimate(each, 0, Use(prompt=prompt, marks=0), metal) for each in (plain, spec))
+        assert both.peak >= reading.peak
+    short = estimate(spec, 0, Use(prompt=100, marks=0), metal)
+    assert short.scores == 16 * 256 * (100 + 256) * 2
+    assert short.working >= CANVAS_LOGITS * 64 * spec.vocab * 4  # float32, 64 positions at a time
+    long = estimate(spec, 0, Use(prompt=100, answer=1000, marks=0), metal)
+    rows = kv.rows_held(100 + 4 * 256) - kv.rows_held(100 + 256)  # three canvases were read, the fourth stands beside
+    assert long.kv_full - short.kv_full == rows * 20_480
+    assert CANVAS_ROWS == diffusion.ROWS
+
+
+def test_the_rows_of_a_canvas_to_the_byte() -> None:
+    model = tiny_model(tiny_config("diffusion_gemma", sliding_window=64, vocab_size=20_000))
+    assert isinstance(model, CanvasDecoder)
+    cache = model.make_cache()
+    mx.eval(model(model.embed(mx.array([[3] * 250])), cache, last=1), cache.arrays())
+    mx.eval(model.fill(mx.array([[5] * 16]), cache), cache.arrays())
+    told = estimate(model.spec, 0, Use(prompt=250, marks=0), ON_CPU)
+    assert told.cache == cache.nbytes
+
+
+def test_a_drafter_is_a_part_of_what_its_target_takes() -> None:
+    target, _ = built("gemma-4-E2B")
+    drafter, model = built("gemma-4-E2B-it-assistant")
+    assert isinstance(drafter, DrafterSpec)
+    use, metal = Use(prompt=4096, answer=100), Kernels(backend="metal")
+    alone = estimate(target, 1000, use, metal)
+    both = estimate(target, 1000, use, metal, draft=Draft(spec=drafter, weights=weight_bytes(model)))
+    assert both == replace(alone, drafter=weight_bytes(model))  # no keys and values, and no higher peak
+    with pytest.raises(UnsupportedModelError, match="a part of what that one does"):
+        estimate(drafter, 1000, use, metal)
+
+
+def test_other_kinds_measured_here() -> None:
+    found = list(peaks.cases(("t5gemma2", "embedder", "drafter"), (60_000,), ((300, 128),)))
+    found += list(peaks.cases(("gemma4_text",), (20_000,), ((300, 256),)))
+    errors = [case.error for case in found if case.estimated.weights >= 2e7]
+    assert len(errors) >= 4
+    assert min(errors) >= 0, min(found, key=lambda case: case.error)
+    assert max(errors) <= 0.15, max(found, key=lambda case: case.error)

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from gemma_mlx import catalog
-from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError
+from gemma_mlx.errors import InputError, ModelNotFoundError, UnsupportedModelError
 from gemma_mlx.quantize.formats import FORMATS
 from gemma_mlx.quantize.subject import Towers, all_of_catalogue, of, of_checkpoint, of_row, towers
 from gemma_mlx.weights.load import inspect
@@ -74,19 +74,51 @@ def test_every_model_of_the_catalogue_once() -> None:
     assert {"medgemma:4b", "shieldgemma2:4b", "codegemma:7b", "functiongemma:270m"} <= set(kin)
     left = {name for some in left_out.values() for name in some}
     assert not left & {*names, *kin}
-    assert {"gemma4:12b-assistant", "diffusiongemma:26b-a4b", "t5gemma2:1b-1b"} <= left
+    assert {"diffusiongemma:26b-a4b", "t5gemma2:1b-1b", "t5gemma:9b-2b-ul2"} <= set(names)
+    assert left == {f"gemma4:{size}-assistant" for size in ("e2b", "e4b", "12b", "26b-a4b", "31b")}
     for row in catalog.rows():
         if row.short and row.format == "safetensors" and row.network is not None and row.label not in left:
             assert of_row(row).spec in {model.spec for model, _ in judged}
 
 
-@pytest.mark.parametrize(
-    "name", ["gemma4:12b-assistant", "diffusiongemma:26b-a4b", "t5gemma:9b-9b-ul2-it", "gemma3:4b-qat-gguf"]
-)
-def test_models_without_an_estimate(name: str) -> None:
+def test_models_without_an_estimate() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
-        of(name)
+        of("gemma3:4b-qat-gguf")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("size", ["e2b", "e4b", "12b", "26b-a4b", "31b"])
+def test_a_drafter_is_its_target_with_it(size: str) -> None:
+    model = of(f"gemma4:{size}-assistant")
+    assert model.name == f"gemma4:{size}"
+    assert model.drafter is not None
+    assert model.drafter.name == f"gemma4:{size}-assistant"
+    (note,) = model.notes
+    assert note.startswith(f"gemma4:{size}-assistant is a drafter for gemma4:{size}: it has no keys and values of its")
+    assert note.endswith("judged with it, in the same format.")
+    assert of(f"gemma4:{size}", f"gemma4:{size}-assistant") == model
+
+
+def test_drafters_for_others_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="made for another model"):
+        of("gemma4:12b", "gemma4:e2b-assistant")
+    with pytest.raises(UnsupportedModelError, match="drafts for a Gemma 4"):
+        of("t5gemma2:1b-1b", "gemma4:e2b-assistant")
+    with pytest.raises(InputError, match="gemma4:e2b is no drafter"):
+        of("gemma4:12b", "gemma4:e2b")
+    with pytest.raises(InputError, match="is a drafter itself"):
+        of("gemma4:e2b-assistant", "gemma4:e2b-assistant")
+
+
+def test_a_drafter_in_a_folder_that_nothing_was_made_for() -> None:
+    with pytest.raises(UnsupportedModelError, match="no model that it was made for"):
+        of(str(Path(__file__).parent / "goldens" / "gemma4_assistant"))
+
+
+def test_what_is_said_of_other_kinds() -> None:
+    assert "context each" in of("t5gemma2:1b-1b").notes[0]
+    assert "canvases of 256 tokens" in of("diffusiongemma:26b-a4b").notes[0]
+    assert of("t5gemma2:1b-1b").towers.picture_tokens == 256
 
 
 def test_dimensions_that_are_not_known() -> None:
@@ -102,7 +134,10 @@ def test_a_typo() -> None:
 
 
 @pytest.mark.parametrize("quantize", [None, {"bits": 4, "group_size": 64}, {"bits": 8, "group_size": 32}])
-@pytest.mark.parametrize("kind", ["gemma2", "gemma3", "gemma3n_text", "gemma4_text", "recurrent_gemma"])
+@pytest.mark.parametrize(
+    "kind",
+    ["gemma2", "gemma3", "gemma3n_text", "gemma4_text", "recurrent_gemma", "t5gemma", "t5gemma2", "diffusion_gemma"],
+)
 def test_checkpoints_to_the_byte(tmp_path: Path, kind: str, quantize: dict[str, Any] | None) -> None:
     write_tiny(tmp_path, kind, quantize=quantize and _fitting(quantize))
     checkpoint = inspect(tmp_path)

@@ -6,7 +6,6 @@ import csv
 import re
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +14,14 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
+import gemma_mlx
 from gemma_mlx import catalog, registry
-from gemma_mlx.errors import UnsupportedModelError
 from gemma_mlx.generate.sampling import Options
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.drafter import Drafter
+from gemma_mlx.nn.encoder_decoder import EncoderDecoder
 from gemma_mlx.quantize.memory import weight_bytes
-from gemma_mlx.quantize.traffic import CHUNK, Reach, Traffic, traffic
-from gemma_mlx.spec import AttentionSpec, Rope
+from gemma_mlx.quantize.traffic import CHUNK, Traffic, traffic
 from gemma_mlx.weights.quantized import Quantization
 from tests.benchmarks.speed_points import DATA, bits_per_weight, models
 from tests.tiny import DECODERS, tiny_config, tiny_model
@@ -43,6 +43,7 @@ FREE: Final = {
     "StopGradient", "Transpose", "Unflatten",
 }  # fmt: skip
 SAMPLING: Final = 5
+GOLDENS: Final = Path(__file__).parent / "goldens"
 with (DATA / "points.csv").open(encoding="utf-8", newline="") as _file:
     GEMMAS: Final = [row for row in csv.DictReader(_file) if row["model"].startswith("gemma")]
 
@@ -60,16 +61,20 @@ def _kernels(folder: Path, *arrays: mx.array) -> Counter[str]:
     return Counter(name for name in re.findall(r'label ="([^"]+)", shape=rectangle', text) if name not in FREE)
 
 
-@pytest.mark.parametrize(("kind", "changes"), CASES)
-def test_launches_are_those_of_the_graph(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, changes: dict[str, Any]
-) -> None:
+def _as_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU the fast operations are made of others; one of each stands in for the kernel that it is on a GPU."""
     monkeypatch.setattr(mx.fast, "rms_norm", lambda x, weight, eps: mx.erf(x))
     monkeypatch.setattr(mx.fast, "rope", lambda x, **_: mx.erfinv(x))
     monkeypatch.setattr(
         mx.fast, "scaled_dot_product_attention", lambda q, k, v, **_: mx.arctanh(mx.depends([q], [k, v])[0])
     )
+
+
+@pytest.mark.parametrize(("kind", "changes"), CASES)
+def test_launches_are_those_of_the_graph(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    _as_kernels(monkeypatch)
     model = _model(kind, **changes)
     cache = model.make_cache()
     mx.eval(model(model.embed(mx.array([[1, 2, 3]])), cache, last=1), cache.arrays())
@@ -190,30 +195,6 @@ def test_a_state_does_not_grow() -> None:
     assert counted.kv_bytes(10_000) == counted.kv_bytes(8)
 
 
-def _reach(head_dim: int, window: int | None, heads: int = 8, kv_heads: int = 1) -> Reach:
-    attention = AttentionSpec(
-        heads=heads, kv_heads=kv_heads, head_dim=head_dim, scale=1.0, rope=Rope(theta=1e4), window=window
-    )
-    return Reach(attention=attention, layers=3, prefilled=2)
-
-
-@pytest.mark.parametrize("window", [None, 3, 8, 100])
-@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 30])
-def test_scores_of_a_prompt(window: int | None, tokens: int) -> None:
-    seen = sum(min(query + 1, window or tokens) for query in range(tokens))
-    assert _reach(128, window).pairs(tokens, chunk=8) == seen
-    chunks = [(start, min(start + 8, tokens)) for start in range(0, tokens, 8)]
-    rectangles = sum((end - start) * (end - max(0, start - (window or tokens) + 1)) for start, end in chunks)
-    assert _reach(256, window).pairs(tokens, chunk=8) == rectangles
-
-
-def test_capped_scores_are_never_fused() -> None:
-    reach = _reach(128, None)
-    assert reach.fused
-    assert not _reach(256, None).fused
-    assert not replace(reach, attention=replace(reach.attention, softcap=50.0)).fused
-
-
 def test_wide_heads_are_fused_late() -> None:
     counted = models()["gemma4-31b"]["traffic"].at(4.5)
     short, long = counted.step(1023), counted.step(4096)
@@ -235,7 +216,7 @@ def test_a_prompt() -> None:
     one, two = counted.prompt(2048), counted.prompt(4096)
     assert one.sparse
     assert one.width == 2816
-    assert one.weight_bytes == counted.weight_bytes
+    assert one.weight_bytes + one.once_bytes == counted.weight_bytes
     assert (one.chunks, counted.prompt(2048, 2048).chunks, counted.prompt(2049, 2048).chunks) == (4, 1, 2)
     assert 2 * one.flops < two.flops < 2.2 * one.flops
     assert 2 * counted.prefilled * 2048 < one.flops
@@ -249,8 +230,8 @@ def test_every_matrix_in_its_own_way(kind: str, changes: dict[str, Any], how: Qu
     config = tiny_config(kind, **changes)
     spec, model = registry.match(config).spec, tiny_model(config)
 
-    def fitting(_path: str, module: nn.Module) -> Quantization | None:
-        return how if how is None or module.weight.shape[-1] % how.group_size == 0 else None
+    def fitting(_path: str, columns: int) -> Quantization | None:
+        return how if how is None or columns % how.group_size == 0 else None
 
     counted = traffic(spec, model)
     stored = counted.stored(fitting)
@@ -262,7 +243,69 @@ def test_every_matrix_in_its_own_way(kind: str, changes: dict[str, Any], how: Qu
 
 
 @pytest.mark.parametrize("kind", ["t5gemma", "t5gemma2"])
-def test_an_encoder_decoder_is_refused(kind: str) -> None:
+def test_an_encoder_reads_and_a_decoder_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    _as_kernels(monkeypatch)
     model = tiny_model(tiny_config(kind))
-    with pytest.raises(UnsupportedModelError, match="speed of an encoder-decoder is not predicted"):
-        traffic(model.spec, model)
+    assert isinstance(model, EncoderDecoder)
+    cache = model.make_cache()
+    cache.memory = model.read(mx.array([[3, 5, 7]]))
+    mx.eval(model(model.embed(mx.array([[2]])), cache, last=1), cache.arrays())
+    graph = _kernels(tmp_path, model(model.embed(mx.array([[1]])), cache, last=1), *cache.arrays())
+    counted = traffic(model.spec, model)
+    assert counted.launches - SAMPLING == graph.total(), graph
+    sizes = {name: array.size for name, array in tree_flatten(model.parameters())}
+    encoder = sum(size for name, size in sizes.items() if name.startswith("encoder.") and "proj" in name)
+    source = sum(size for name, size in sizes.items() if "cross_attn.k_proj" in name or "cross_attn.v_proj" in name)
+    merged = sum(
+        size
+        for name, size in sizes.items()
+        if kind == "t5gemma2" and name.startswith("model.") and ("k_proj" in name or "v_proj" in name)
+    )
+    assert counted.prefilled == encoder + source + merged
+    table = sizes.get("encoder.embed_tokens.weight", 0)
+    assert counted.packable - counted.packable_read == encoder + source + table
+    # what the encoder found, beside the decoder's own keys and values
+    rows = sum(2 * 2 * 32 for _ in model.spec.layers)
+    assert counted.kv_bytes(6) == 2 * (6 * rows + 6 * rows)
+    assert counted.prompt(100, 10).chunks == 1
+
+
+def test_a_draft_reads_a_part_of_its_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _as_kernels(monkeypatch)
+    target, drafter = (gemma_mlx.load(GOLDENS / name, mx.float32).model for name in ("gemma4_e", "gemma4_assistant"))
+    assert isinstance(target, Decoder)
+    assert isinstance(drafter, Drafter)
+    cache = target.make_cache()
+    mx.eval(target(target.embed(mx.array([[1, 2, 3]])), cache, last=1), cache.arrays(), drafter.parameters())
+    drafts = drafter.propose(mx.zeros((1, 1, target.spec.dim)), mx.array([3]), drafter.borrow(target, cache), 1)
+    counted = traffic(drafter.spec, drafter)
+    assert abs(counted.launches - _kernels(tmp_path, drafts).total()) <= 2
+    table = drafter.model.embed_tokens.weight.size
+    assert counted.packable - counted.packable_read == table - table * 3 // 12
+    assert counted.kv_bytes(3) > 0  # the target's
+    assert counted.state_bytes == 0
+
+
+def test_a_step_over_a_canvas() -> None:
+    match = registry.match(network("diffusiongemma-26B-A4B-it").config)
+    counted = traffic(match.spec, match.architecture.build(match.spec)).at(16)
+    step = counted.canvas(8192, 256)
+    head = 2 * 262_144 * 2816
+    conditioning = 2 * 3 * 2816 * 2112
+    assert step.weight_bytes == pytest.approx(counted.chunk_bytes + conditioning + 8 * head)
+    assert step.flops > counted.prompt(256).flops + 2 * 2 * 256 * head / 2
+    assert counted.canvas(1 << 17, 256).flops > step.flops
+    assert step.chunks == 1
+    assert step.sparse
+
+
+def test_each_chunk_reads_what_it_needs() -> None:
+    """E2B: not the table of per-layer embeddings; the head, and layers that borrow, once."""
+    match = registry.match(network("gemma-4-E2B").config)
+    counted = traffic(match.spec, match.architecture.build(match.spec)).at(16)
+    one, four = counted.prompt(512, 512), counted.prompt(2048, 512)
+    assert (one.chunks, four.chunks, counted.prompt(2048, 2048).chunks) == (1, 4, 1)
+    assert one.weight_bytes == four.weight_bytes == counted.chunk_bytes
+    table = 2 * sum(matrix.numbers for matrix in counted.matrices if matrix.kind == "looked up")
+    assert counted.chunk_bytes + counted.once_bytes == counted.weight_bytes - table
+    assert counted.once_bytes > 2 * 262_144 * 1536

@@ -11,8 +11,10 @@ from gemma_mlx.cli.render.tables import pairs, size, table
 PARTS: Final = {
     "weights": ("W", "weights"),
     "towers": ("T", "towers for pictures and sound"),
+    "drafter": ("D", "drafter"),
     "kv_full": ("F", "keys and values, full layers"),
     "kv_sliding": ("S", "keys and values, sliding layers"),
+    "source": ("E", "keys and values of what the encoder read"),
     "states": ("R", "recurrent states"),
     "marks": ("M", "marks to return to"),
     "scores": ("P", "attention scores of the prompt"),
@@ -120,6 +122,8 @@ def _reasons(answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"{_rate(answer[key])} tokens per second. {answer[key]['reason']}"
     if answer["first_token"]:
         yield "first token", f"after {_seconds(answer['first_token'])}."
+    if answer["drafting"]:
+        yield "drafting", answer["drafting"]["reason"]
     if answer["fetch"] != answer["model"]:
         yield "fetch", answer["fetch"]
 

@@ -67,6 +67,7 @@ def generate_from_source(
         if cancelled():
             yield Done(reason="cancelled", stats=read)
             return
+        cache.clear()  # what is known of another prompt makes room
         mx.reset_peak_memory()
         memory = model.read(mx.array([list(prompt)]))
         mx.eval(memory.arrays())

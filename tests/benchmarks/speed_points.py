@@ -16,8 +16,9 @@ from typing import Any, Final, Literal
 
 from gemma_mlx import catalog, registry
 from gemma_mlx.macs import Chip
+from gemma_mlx.quantize.costs import Prompt, Reach, Step
 from gemma_mlx.quantize.speed import Bound, Coefficients, prompt_terms, step_terms
-from gemma_mlx.quantize.traffic import Prompt, Reach, Step, Traffic, traffic
+from gemma_mlx.quantize.traffic import Traffic, traffic
 from gemma_mlx.spec import AttentionSpec, Rope
 
 DATA: Final = Path(__file__).with_name("speed")
@@ -72,10 +73,12 @@ def _other(model: dict[str, Any]) -> Traffic:
         heads=model.get("heads", 0), kv_heads=0, head_dim=model.get("head_dim", 0), scale=1.0, rope=Rope(theta=1e4)
     )
     layers = model.get("layers", 0)
+    reaches = (Reach(attention=attention, layers=layers, prefilled=layers),) if layers else ()
     return Traffic(
-        weight_bytes=0.0, read_bytes=0.0, packable=0, packable_read=0, plain=0, prefilled=model.get("prefilled", 0),
+        weight_bytes=0.0, read_bytes=0.0, chunk_bytes=0.0, once_bytes=0.0, packable=0, packable_read=0,
+        packable_chunk=0, packable_once=0, plain=0, prefilled=model.get("prefilled", 0),
         routed=model.get("routed", 0), routed_bytes=0.0, width=model.get("width", 0), launches=model["launches"],
-        reaches=(Reach(attention=attention, layers=layers, prefilled=layers),) if layers else (), state_bytes=0,
+        reaches=reaches, readers=reaches, state_bytes=0,
     )  # fmt: skip
 
 
@@ -123,9 +126,11 @@ def _prefill(row: Mapping[str, str]) -> Point | None:
     counted: Traffic = model["traffic"].at(bits_per_weight(row))
     if row["whole"] == "yes":  # an engine that runs every layer and the head for every position
         everywhere = tuple(replace(reach, prefilled=reach.layers) for reach in counted.reaches)
-        counted = replace(counted, prefilled=counted.packable_read, reaches=everywhere)
+        read = counted.chunk_bytes + counted.once_bytes
+        counted = replace(counted, prefilled=counted.packable_read, readers=everywhere, chunk_bytes=read, once_bytes=0)
     if "config" not in model:
-        counted = replace(counted, weight_bytes=1e9 * float(row["weight_gb_read"]))
+        read = 1e9 * float(row["weight_gb_read"])
+        counted = replace(counted, chunk_bytes=read, weight_bytes=read)
     return Point(
         kind="prefill", chip=_chip(row), model=row["model"], bits=row["bits"], tokens=tokens,
         load=counted.prompt(tokens, MLX_LM_CHUNK), seconds=tokens / float(row["prefill_tps"]), width=WIDTH[row["kind"]],
