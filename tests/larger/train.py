@@ -2,10 +2,11 @@
 
     python -m tests.larger.train --out FOLDER
 
-Every part of the box's model is kept and doubled, by which its function is kept too (Net2Net, arXiv 1511.05641): two heads
-for each, with half of the output projection apiece; some units of the feed-forward likewise; four layers are followed
-by a copy whose norms let through a part only. A little noise sets the copies apart, and training drives them on from
-there. The seeds are fixed, so a run repeats itself up to the rounding of the machine's matrix products.
+Every part of the box's model is kept and doubled, by which its function is kept too (Net2Net, arXiv 1511.05641): two
+heads for each, with half of the output projection apiece; some units of the feed-forward likewise; four layers are
+followed by a copy whose norms let through a part only. A little noise sets the copies apart, and training drives them on
+from there, on the dialogues that the box's model was trained on and on the texts to calibrate on. The seeds are fixed,
+so a run repeats itself up to the rounding of the machine's matrix products.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Final
-
-from gemma_mlx.demo.train import Encoder, Trainee, batches, new_model, new_optimizer  # first: OpenBLAS before MLX
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,12 +27,16 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import demo
 from gemma_mlx.config import read_config
+from gemma_mlx.demo.train import Encoder, Trainee, batches, new_model, new_optimizer  # first: OpenBLAS before MLX
+from gemma_mlx.processor import Processor
+from gemma_mlx.quantize.texts import passages, windows
 from gemma_mlx.weights.load import load
 from gemma_mlx.weights.save import save_checkpoint
 from tests.larger import PATH
 
 FROM: Final = (0, 0, 1, 1, 2, 3, 3, 4, 4, 5)  # the layer of the box's model that each layer begins as
 COPY_GAIN: Final = 0.3  # of what a copied layer adds to the residual stream, beside the layer it was copied from
+TEXTS_EVERY: Final = 3  # steps; the others are dialogues
 NOISE: Final = 0.3  # relative, on what reads: queries, keys, values, gates
 NORMS: Final = ("post_attention_layernorm", "post_feedforward_layernorm")
 HELD_OUT_SEED: Final = 977  # of dialogues that training, at seed + 2, does not draw
@@ -69,6 +74,19 @@ def _doubled(weight: mx.array, rows: int | None) -> mx.array:
     return mx.concatenate([weight, again + noise])
 
 
+def text_batches(seed: int, tokens: int, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields as `batches` does, of the texts to calibrate on, in which every token counts."""
+    found = windows(passages("calibrate"), Processor(demo.PATH), length)
+    random = Random(seed)
+    while True:
+        rows = [list(window.tokens) for window in random.sample(found, tokens // length)]
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int32)
+        said = np.zeros(ids.shape, dtype=bool)
+        for row, held in enumerate(rows):
+            ids[row, : len(held)], said[row, : len(held)] = held, True
+        yield ids, said
+
+
 def held_out_loss(model: Trainee, encoder: Encoder, count: int = 6) -> float:
     """Mean cross entropy of what the model says in dialogues drawn with another seed."""
     losses = []
@@ -103,17 +121,21 @@ def main() -> None:
 
     optimizer = new_optimizer(arguments.steps, arguments.rate)
     gradients_of = nn.value_and_grad(model, model.loss)
-    began, recent = time.perf_counter(), []
-    drawn = batches(encoder, arguments.seed + 2, arguments.tokens, 512)
-    for step, (ids, said) in zip(range(1, arguments.steps + 1), drawn, strict=False):
+    began = time.perf_counter()
+    recent: tuple[list[float], list[float]] = ([], [])  # of dialogues, of texts
+    dialogues = batches(encoder, arguments.seed + 2, arguments.tokens, 512)
+    texts = text_batches(arguments.seed, arguments.tokens, 256)
+    for step in range(1, arguments.steps + 1):
+        ids, said = next(dialogues if step % TEXTS_EVERY else texts)
         value, gradients = gradients_of(mx.array(ids), mx.array(np.flatnonzero(said[:, 1:])))
         gradients, _ = optim.clip_grad_norm(gradients, 1.0)
         optimizer.update(model, gradients)
         mx.eval(value, model.parameters(), optimizer.state)
-        recent.append(value.item())
+        recent[step % TEXTS_EVERY == 0].append(value.item())
         if step % 10 == 0 or step == arguments.steps:
-            print(f"step {step}  loss {sum(recent) / len(recent):.4f}  {time.perf_counter() - began:.0f} s", flush=True)
-            recent = []
+            losses = "  ".join(f"{sum(some) / max(len(some), 1):.4f}" for some in recent)
+            print(f"step {step}  losses {losses}  {time.perf_counter() - began:.0f} s", flush=True)
+            recent = ([], [])
         if step % 50 == 0 or step == arguments.steps:
             save_checkpoint(arguments.out, model, config)
     print(f"held-out loss {held_out_loss(model, encoder):.4f}")
