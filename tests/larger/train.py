@@ -1,11 +1,11 @@
-"""Grows the model in the box and trains it on: 3.6 to 8.7 million parameters in some twenty minutes on one core.
+"""Grows the model in the box and trains it on: 3.6 to 8.7 million parameters in a quarter of an hour on two cores.
 
     python -m tests.larger.train --out FOLDER
 
 Every part of the box's model is kept and doubled, by which its function is kept too (Net2Net, arXiv 1511.05641): two
 heads for each, with half of the output projection apiece; some units of the feed-forward likewise; four layers are
-followed by a copy whose norms let through a part only. A little noise sets the copies apart, and training drives them on
-from there, on the dialogues that the box's model was trained on and on the texts to calibrate on. The seeds are fixed,
+followed by a copy whose norms let through a part only. A little noise sets the copies apart, and training drives them
+on from there, on the dialogues that the box's model was trained on and on the texts to calibrate on. The seeds are fixed,
 so a run repeats itself up to the rounding of the machine's matrix products.
 """
 
@@ -19,6 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from gemma_mlx.demo.train import Encoder, Trainee, batches, new_model, new_optimizer  # loads OpenBLAS before MLX
+
+# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
@@ -27,7 +30,6 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import demo
 from gemma_mlx.config import read_config
-from gemma_mlx.demo.train import Encoder, Trainee, batches, new_model, new_optimizer  # first: OpenBLAS before MLX
 from gemma_mlx.processor import Processor
 from gemma_mlx.quantize.texts import passages, windows
 from gemma_mlx.weights.load import load
