@@ -55,6 +55,14 @@ def quantize(
     clip: Annotated[
         bool, typer.Option("--clip", help="Choose each group's range for the least error; slower.")
     ] = False,
+    second_head: Annotated[
+        bool | None,
+        typer.Option(
+            "--second-head/--one-head",
+            show_default=False,
+            help="Write a Gemma 3's head twice, for mlx-vlm; without either, beside towers.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
     as_json: flags.Json = False,
     quiet: flags.Quiet = False,
@@ -81,7 +89,10 @@ def quantize(
     if to is not None:
         to = to.expanduser()
         check_target(folder, to)
-    made = plan(folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip)
+    made = plan(
+        folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip,
+        second_head=second_head,
+    )  # fmt: skip
     if not dry_run and to is not None:
         try:
             with Progress(quiet=quiet) as progress:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import mlx.core as mx
 import numpy as np
 
+from gemma_mlx.quantize.head import everywhere
 from gemma_mlx.quantize.pack import pack
 from gemma_mlx.quantize.plan import FLOAT, Decision, Plan
 from gemma_mlx.weights.header import ITEM_BYTES, TensorInfo
@@ -61,7 +61,9 @@ def _step(decision: Decision) -> Step:
     source = decision.source
     if decision.how is None and source.dtype in (FLOAT, *ITEM_BYTES.keys() - set(FLOATING)):
         return copied(source, decision.path)
-    return Step(source=source, outputs=decision.outputs, portions=partial(_made, decision))
+    return Step(
+        source=source, outputs=decision.outputs, portions=lambda: everywhere(_made(decision), decision.outputs)
+    )
 
 
 def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from gemma_mlx import __version__
 from gemma_mlx.errors import InputError
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
+from gemma_mlx.quantize.head import with_head
 from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, for_layers, packing, parse_keep, recipe
 from gemma_mlx.spec import DecoderSpec
@@ -187,6 +188,7 @@ def plan(
     group_size: int | None = None,
     keep: Sequence[str] = (),
     clip: bool = False,
+    second_head: bool | None = None,
 ) -> Plan:
     """Decides about every tensor of the checkpoint in `source`. Headers are read, and samples of the weights.
 
@@ -198,6 +200,7 @@ def plan(
         group_size: of affine codes.
         keep: "PATTERN=8" and the like, see `parse_keep`; they come before the recipe.
         clip: choose the range of each affine group for the least squared error.
+        second_head: write a tied head of a Gemma 3 twice, as mlx-vlm wants it; None does so beside towers.
 
     Raises:
         InputError: the source is quantized already, or what is asked for cannot be had.
@@ -223,6 +226,7 @@ def plan(
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
     decisions = tuple(_decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip))
     _check_rules(rules, keep, decisions)
+    decisions = tuple(with_head(checkpoint, decisions, second_head))
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
         raise InputError(
             f"No weights of {source} lie on the lattice of Q4_0, so it was not trained for it.",
@@ -335,7 +339,12 @@ def _config(checkpoint: Checkpoint, decisions: Sequence[Decision], base: Quantiz
     spec = checkpoint.match.spec
     if isinstance(spec, DecoderSpec) and not spec.tied_head:
         written |= {"tie_word_embeddings": False}
-    hows = {decision.path: decision.how for decision in decisions if decision.how is not None}
+    hows = {
+        output.name.removesuffix(".scales"): decision.how
+        for decision in decisions
+        for output in decision.outputs
+        if decision.how is not None and output.name.endswith(".scales")
+    }
     if hows:
         # Modules without an entry have the values for all, so these are the base's even where few modules are left.
         used = Counter(hows.values())

@@ -24,6 +24,7 @@ class Names:
             equal parts along an axis.
         publish: (pattern, replacement), from our name to the one that published checkpoints have.
         copies: (pattern, replacement) over our names: a stored tensor that should be a copy of one of our parameters.
+        second_head: whether mlx-vlm wants a packed table of embeddings once more as the head it is tied to.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -31,6 +32,7 @@ class Names:
     split: tuple[tuple[str, tuple[str, ...], int], ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    second_head: bool = False
 
     def parameter(self, name: str) -> str:
         """The parameter, or the module path, that the file calls `name`."""
@@ -103,6 +105,7 @@ _PICTURES_AND_SOUND: Final = dict.fromkeys(
 
 # Embedding models' files by MLX programs also hold the linear maps, as `dense`.
 TEXT: Final = Names(rename=_WRAPPED, unread=_BUFFERS)
+GEMMA3_TEXT: Final = replace(TEXT, second_head=True)
 
 RECURRENT_GEMMA: Final = Names(
     rename=(*_WRAPPED, (r"model\.final_norm\.", "model.norm.")),
@@ -120,6 +123,8 @@ GEMMA3: Final = Names(
     ),
     unread=_BUFFERS | _PICTURES,
 )
+
+GEMMA3_WITH_HEAD: Final = replace(GEMMA3, second_head=True)
 
 # ... and the other way around since.
 GEMMA3N: Final = Names(
@@ -143,7 +148,8 @@ GEMMA4: Final = Names(
 GEMMA4_WRAPPED: Final = replace(GEMMA4, publish=(*GEMMA4.publish, *GEMMA3.publish))
 
 # Two networks of the same tensors, which lie under `decoder`, or in files that transformers reads as well, under
-# `encoder`; only the layers' scalars are there twice. mlx-vlm packs gate and up together.
+# `encoder`; only the layers' scalars are there twice. mlx-vlm writes gate and up of the
+# experts together, and reads them apart where no `switch_glu` stands in between.
 DIFFUSION: Final = Names(
     rename=(
         (r"model\.decoder\.(layers\.\d+)\.layer_scalar\Z", r"model.\1.canvas_scalar"),
@@ -159,7 +165,6 @@ DIFFUSION: Final = Names(
         (r"model\.(layers\.\d+)\.layer_scalar\Z", r"model.encoder.language_model.\1.layer_scalar"),
         (r"model\.(layers\.\d+)\.canvas_scalar\Z", r"model.decoder.\1.layer_scalar"),
         (r"model\.(?!encoder|decoder)", "model.decoder."),
-        (r"(.*\.experts)\.", r"\1.switch_glu."),
     ),
 )
 

@@ -5,8 +5,8 @@
 Every part of the box's model is kept and doubled, by which its function is kept too (Net2Net, arXiv 1511.05641): two
 heads for each, with half of the output projection apiece; some units of the feed-forward likewise; four layers are
 followed by a copy whose norms let through a part only. A little noise sets the copies apart, and training drives them
-on from there, on the dialogues that the box's model was trained on and on the texts to calibrate on. The seeds are fixed,
-so a run repeats itself up to the rounding of the machine's matrix products.
+on from there, on the dialogues that the box's model was trained on and on the texts to calibrate on. The seeds are
+fixed, so a run repeats itself up to the rounding of the machine's matrix products.
 """
 
 from __future__ import annotations
