@@ -61,9 +61,7 @@ def _step(decision: Decision) -> Step:
     source = decision.source
     if decision.how is None and source.dtype in (FLOAT, *ITEM_BYTES.keys() - set(FLOATING)):
         return copied(source, decision.path)
-    return Step(
-        source=source, outputs=decision.outputs, portions=lambda: everywhere(_made(decision), decision.outputs)
-    )
+    return Step(source=source, outputs=decision.outputs, portions=lambda: everywhere(_made(decision), decision.outputs))
 
 
 def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:

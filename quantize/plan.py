@@ -349,7 +349,10 @@ def _config(checkpoint: Checkpoint, decisions: Sequence[Decision], base: Quantiz
         # Modules without an entry have the values for all, so these are the base's even where few modules are left.
         used = Counter(hows.values())
         common = base if base is not None and base in used else used.most_common(1)[0][0]
-        table = table_entry(common) | {path: table_entry(how) for path, how in hows.items() if how != common}
+        keys = checkpoint.match.architecture.NAMES.table_keys
+        table = table_entry(common) | {
+            key: table_entry(how) for path, how in hows.items() if how != common for key in keys(path)
+        }
         written |= dict.fromkeys(_TABLES, table)
     return dict(sorted(written.items()))
 

@@ -25,6 +25,8 @@ class Names:
         publish: (pattern, replacement), from our name to the one that published checkpoints have.
         copies: (pattern, replacement) over our names: a stored tensor that should be a copy of one of our parameters.
         second_head: whether mlx-vlm wants a packed table of embeddings once more as the head it is tied to.
+        looked_up: (pattern, replacement), from the published path of a module to the one by which mlx-vlm looks it up
+            in the `quantization` table of config.json.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -33,6 +35,7 @@ class Names:
     publish: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     second_head: bool = False
+    looked_up: tuple[tuple[str, str], ...] = ()
 
     def parameter(self, name: str) -> str:
         """The parameter, or the module path, that the file calls `name`."""
@@ -48,6 +51,10 @@ class Names:
     def published(self, parameter: str) -> str:
         """What published checkpoints call `parameter`: the inverse of `parameter`, for writing."""
         return _renamed(self.publish, parameter)
+
+    def table_keys(self, path: str) -> tuple[str, ...]:
+        """The keys under which programs look for the module of published `path` in a `quantization` table."""
+        return tuple(dict.fromkeys((path, _renamed(self.looked_up, path))))
 
     def original(self, parameter: str) -> str | None:
         """The parameter that the stored tensor `parameter` should be a copy of; None where it is one itself."""
@@ -131,6 +138,7 @@ GEMMA3N: Final = Names(
     rename=_WRAPPED,
     unread=_BUFFERS | _PICTURES_AND_SOUND,
     publish=((_WRAPPERS + _TOWERS, "model."), (r"model\.(?!\w*(vision|audio))", "model.language_model.")),
+    looked_up=((r"model\.language_model\.", "language_model.model."), (r"model\." + _TOWERS, "")),
 )
 
 # Published files fuse each expert's gate and up; mlx-lm's keep them apart under `switch_glu`.
@@ -166,6 +174,7 @@ DIFFUSION: Final = Names(
         (r"model\.(layers\.\d+)\.canvas_scalar\Z", r"model.decoder.\1.layer_scalar"),
         (r"model\.(?!encoder|decoder)", "model.decoder."),
     ),
+    looked_up=((r"(.*\.experts)\.(?:gate|up)_proj\Z", r"\1.gate_up_proj"),),
 )
 
 EMBEDDING_GEMMA2: Final = Names(

@@ -108,18 +108,20 @@ def read_table(config: Mapping[str, Any], names: Names) -> Table | None:
     for key, value in values.items():
         if key in _BESIDE:
             continue
-        path = names.parameter(f"{key}.weight").removesuffix(".weight")
+        parameter = names.parameter(f"{key}.weight")
+        paths = [part.removesuffix(".weight") for part in (names.parts(parameter) or ((parameter,), 0))[0]]
         if isinstance(value, dict):
             unknown = sorted(value.keys() - set(_VALUES))
             if unknown:
                 raise _bad(f"{where}, {key}", value, f"of {', '.join(_VALUES)}, without {unknown[0]!r}")
             # What an entry leaves out is not taken from the table: MLX then uses affine, 4 bits, groups of 64.
-            modules[path] = _entry(f"{where}, {key}", value, (4, 64)) if value else None
+            entry = _entry(f"{where}, {key}", value, (4, 64)) if value else None
         elif isinstance(value, bool):
-            modules[path] = default if value else None
+            entry = default if value else None
         else:
             raise _bad(f"{where}, {key}", value, "an object, true or false")
-        spelled[path] = key
+        modules |= dict.fromkeys(paths, entry)
+        spelled |= dict.fromkeys(paths, key)
     return Table(default=default, modules=modules, spelled=spelled)
 
 
