@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm.utils
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 import gemma_mlx
 from gemma_mlx.errors import GemmaError, InputError
@@ -40,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One tiny checkpoint of every architecture, in bfloat16."""
     folder = tmp_path_factory.mktemp("sources")
+    mx.random.seed(1)  # whichever test comes first
     for kind in KINDS:
         write_tiny(folder / kind, kind, hidden_size=128, intermediate_size=[128] * 3 if "3n" in kind else 128)
     return folder
@@ -71,34 +73,65 @@ PEER: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 0,
         "num_kv_shared_layers": 0,
     },
+    "recurrent_gemma": {"head_dim": 16, "num_key_value_heads": 1, "partial_rotary_factor": 0.5},
+    "gemma3n": {
+        "num_hidden_layers": 5,
+        "intermediate_size": [128, 64, 96, 64, 96],
+        "activation_sparsity_pattern": [0.9, 0.0, 0.5, 0.0, 0.0],
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+    },
 }
+# What it demands of a Gemma 3n's config.json beside.
+PEER_3N = {"altup_coef_clip": 120.0, "altup_correct_scale": True, "altup_active_idx": 0, "rope_scaling": None}
 
 
 def _peer_logits(folder: Path) -> mx.array:
+    """With a cache: without one its layers that borrow keys and values compute some that nothing was trained with."""
     model, _ = mlx_lm.utils.load_model(folder)
     model.set_dtype(mx.float32)
-    return model(mx.array([TOKENS]))
+    return model(mx.array([TOKENS]), cache=make_prompt_cache(model))
+
+
+def _lend(arrays: dict[str, mx.array]) -> None:
+    """Keys and values of the layers that borrow them, which published files hold and mlx-lm demands."""
+    for name in [name for name in arrays if ".layers.2.self_attn." in name]:
+        if name.split(".")[-2] in ("k_proj", "v_proj", "k_norm"):
+            arrays |= {name.replace("layers.2", f"layers.{layer}"): arrays[name] for layer in (3, 4)}
+
+
+PEER_FORMATS: list[dict[str, Any]] = [
+    {},
+    {"clip": True, "keep": ["up_proj=3/32", "o_proj=bf16"]},
+    {"recipe_name": "uniform", "bits": 6, "group_size": 32},
+    *({"recipe_name": "uniform", "mode": mode} for mode in FIXED),
+]
+# mlx-lm computes Gemma 1's GELU by an approximation; a Gemma 3n has four streams of everything to sum.
+PEER_MOST = {"gemma": 3e-4, "gemma3n": 5e-6}
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("kind", "asked"),
     [
-        {},
-        {"clip": True, "keep": ["up_proj=3/32", "o_proj=bf16"]},
-        {"recipe_name": "uniform", "bits": 6, "group_size": 32},
-        *({"recipe_name": "uniform", "mode": mode} for mode in FIXED),
+        (kind, asked)
+        for kind in PEER
+        for asked in PEER_FORMATS
+        # Embeddings out of MX codes are bfloat16 in mlx-lm, and a Gemma 3n's magnitudes are then summed in it: 2 %.
+        if not (kind == "gemma3n" and "mode" in asked)
     ],
     ids=_named,
 )
-@pytest.mark.parametrize("kind", PEER)
 def test_mlx_lm_gives_the_same_logits(tmp_path: Path, kind: str, asked: dict[str, Any]) -> None:
     write_tiny(tmp_path / "source", kind, **PEER[kind])
     if kind == "gemma3":
         edit_config(tmp_path / "source", vocab_size=96)
+    if kind == "gemma3n":
+        text = json.loads((tmp_path / "source" / "config.json").read_text(encoding="utf-8"))["text_config"]
+        edit_config(tmp_path / "source", text_config=text | PEER_3N)
+        edit_tensors(tmp_path / "source", _lend)
     written = quantize(plan(tmp_path / "source", **asked), tmp_path / "made")
     ours = gemma_mlx.load(written.folder, mx.float32).logits(TOKENS)
-    # It computes Gemma 1's GELU by an approximation.
-    most = 3e-4 if kind == "gemma" else 2e-6
+    most = PEER_MOST.get(kind, 2e-6)
     assert mx.abs(_peer_logits(written.folder) - ours).max().item() < most * mx.abs(ours).max().item()
 
 

@@ -32,7 +32,7 @@ from tests.larger import PATH as LARGER
 
 MODELS: Final = {"the box": demo.PATH, "the larger": LARGER}
 HELD_OUT: Final = demo.PATH / "heldout.txt"
-LENGTH: Final = 256
+LENGTH, EVERY, QUESTIONS = 256, 6, 6  # tokens of a window; which of the texts' windows; windows of questions
 PEER: Final[dict[str, dict[str, Any]]] = {
     "4 bits, groups of 64": {"q_bits": 4, "q_group_size": 64},
     "4 bits, groups of 32": {"q_bits": 4, "q_group_size": 32},
@@ -63,7 +63,7 @@ class Judge:
             [teacher.start, *tokens[first : first + LENGTH - 1]] for first in range(0, 16 * LENGTH, LENGTH - 1)
         ]
         self._texts: list[Sequence[int]] = [
-            *(window.tokens for window in windows(passages("judge"), teacher.processor, LENGTH)),
+            *(window.tokens for window in windows(passages("judge"), teacher.processor, LENGTH)[::EVERY]),
             *questions,
         ]
         self._wanted = [_log_probabilities(teacher, text) for text in self._texts]
@@ -125,13 +125,16 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for name, source in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = list(rows(source, Path(folder)))
+            found[name] = []
+            for way in rows(source, Path(folder)):
+                found[name].append(way)
+                if not arguments.json:
+                    shown = f"{way['bits_per_weight']:.2f} bits  KL {way['kl']:.5f}"
+                    print(f"{name}: {way['who']:6} {way['how']:42} {shown}", flush=True)
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
     for name, ways in found.items():
-        for way in ways:
-            print(f"{name}: {way['who']:6} {way['how']:42} {way['bits_per_weight']:.2f} bits  KL {way['kl']:.5f}")
         for way in ways:
             if way["who"] == "mlx-lm" and (ours := best(ways, way["bytes"])) is not None:
                 print(f"{name}: {way['how']} -> {ours['how']}: {ours['kl'] / way['kl']:.2f} of the divergence")
