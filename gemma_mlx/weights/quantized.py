@@ -50,6 +50,7 @@ FOREIGN: Final[Mapping[str, str]] = {
     "bitnet": "BitNet",
 }
 
+_MLX_DEFAULTS: Final = (4, 64)  # bits, and codes that share a scale
 _VALUES: Final = ("group_size", "bits", "mode")
 _BESIDE: Final = (*_VALUES, "quant_method")  # keys of the table that are no module
 
@@ -115,13 +116,13 @@ def read_table(config: Mapping[str, Any], names: Names) -> Table | None:
             if unknown:
                 raise _bad(f"{where}, {key}", value, f"of {', '.join(_VALUES)}, without {unknown[0]!r}")
             # What an entry leaves out is not taken from the table: MLX then uses affine, 4 bits, groups of 64.
-            entry = _entry(f"{where}, {key}", value, (4, 64)) if value else None
+            entry = _entry(f"{where}, {key}", value, _MLX_DEFAULTS) if value else None
         elif isinstance(value, bool):
             entry = default if value else None
         else:
             raise _bad(f"{where}, {key}", value, "an object, true or false")
-        modules |= dict.fromkeys(paths, entry)
-        spelled |= dict.fromkeys(paths, key)
+        for path in paths:
+            modules[path], spelled[path] = entry, key
     return Table(default=default, modules=modules, spelled=spelled)
 
 
@@ -142,7 +143,10 @@ def _entry(where: str, values: Mapping[str, Any], default: tuple[Any, Any] = (No
     if not isinstance(mode, str) or (mode != "affine" and mode not in FIXED):
         raise _bad(f"{where}, mode", mode, "one of 'affine', " + ", ".join(map(repr, FIXED)))
     default_bits, default_group = FIXED.get(cast(Mode, mode), default)
-    bits, group_size = values.get("bits", default_bits), values.get("group_size", default_group)
+    # mlx_lm.convert's mixed recipes write null where no group size was named: MLX then uses its own.
+    named = {key: value for key, value in zip(("bits", "group_size"), _MLX_DEFAULTS, strict=True) if key in values}
+    named |= {key: values[key] for key in named if values[key] is not None}
+    bits, group_size = named.get("bits", default_bits), named.get("group_size", default_group)
     if mode != "affine":
         if (bits, group_size) != (default_bits, default_group):
             raise _bad(where, dict(values), f"{default_bits} bits in groups of {default_group}, as {mode} is")

@@ -32,7 +32,7 @@ from tests.larger import PATH as LARGER
 
 MODELS: Final = {"the box": demo.PATH, "the larger": LARGER}
 HELD_OUT: Final = demo.PATH / "heldout.txt"
-LENGTH, EVERY, QUESTIONS = 256, 6, 6  # tokens of a window; which of the texts' windows; windows of questions
+LENGTH, EVERY, QUESTIONS = 256, 8, 4  # tokens of a window; which of the texts' windows; windows of questions
 PEER: Final[dict[str, dict[str, Any]]] = {
     "4 bits, groups of 64": {"q_bits": 4, "q_group_size": 64},
     "4 bits, groups of 32": {"q_bits": 4, "q_group_size": 32},
