@@ -144,10 +144,10 @@ def _entry(where: str, values: Mapping[str, Any], default: tuple[Any, Any] = (No
         raise _bad(f"{where}, mode", mode, "one of 'affine', " + ", ".join(map(repr, FIXED)))
     default_bits, default_group = FIXED.get(cast(Mode, mode), default)
     # mlx_lm.convert's mixed recipes write null where no group size was named: MLX then uses its own.
-    own: dict[str, Any] = dict(zip(("bits", "group_size"), FIXED.get(cast(Mode, mode), _MLX_DEFAULTS), strict=True))
+    own = dict(zip(("bits", "group_size"), FIXED.get(cast(Mode, mode), _MLX_DEFAULTS), strict=True))
     said = {key: own[key] if key in values and values[key] is None else values.get(key) for key in own}
-    bits = said["bits"] if "bits" in values else default_bits
-    group_size = said["group_size"] if "group_size" in values else default_group
+    bits: Any = said["bits"] if "bits" in values else default_bits
+    group_size: Any = said["group_size"] if "group_size" in values else default_group
     if mode != "affine":
         if (bits, group_size) != (default_bits, default_group):
             raise _bad(where, dict(values), f"{default_bits} bits in groups of {default_group}, as {mode} is")
