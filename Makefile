@@ -4,8 +4,9 @@
 
 VENV ?= .venv
 REFERENCE_VENV ?= .venv-reference
+PEERS_VENV ?= .venv-peers
 
-.PHONY: help chat test lint format docs docs-check reference build clean
+.PHONY: help chat test lint format docs docs-check reference peers build clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -16,6 +17,7 @@ help:
 	@echo 'make format      let ruff rewrite what it can'
 	@echo 'make docs        write docs/reference from the code; `make docs-check` only compares'
 	@echo 'make reference   install torch and transformers, then run the live parity suite and the slow tests'
+	@echo 'make peers       install mlx-vlm, then have it read what is quantized here'
 	@echo 'make build       a wheel and a source archive in dist/'
 	@echo 'make clean       remove the environments and what tools left behind'
 
@@ -44,12 +46,15 @@ docs-check: $(VENV)/made-dev
 reference: $(REFERENCE_VENV)/made
 	@$(REFERENCE_VENV)/bin/python -m pytest -W error -m 'reference or slow' $(ARGS)
 
+peers: $(PEERS_VENV)/made
+	@$(PEERS_VENV)/bin/python -m pytest -W error -m peers $(ARGS)
+
 build: $(VENV)/made-dev
 	@mkdir -p dist
 	@$(VENV)/bin/python -c 'from setuptools.build_meta import build_sdist, build_wheel; build_sdist("dist"), build_wheel("dist")' >&2
 
 clean:
-	rm -rf $(VENV) $(REFERENCE_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(REFERENCE_VENV) $(PEERS_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments ---------------------------------------------------------------------------------------------------
@@ -94,3 +99,7 @@ $(REFERENCE_VENV)/made: pyproject.toml
 	@set -e; $(call make-venv,$(REFERENCE_VENV),Making $(REFERENCE_VENV) with torch and transformers); \
 	pip='$(REFERENCE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check'; \
 	$$pip $(TORCH) >&2; $$pip --editable '.[dev,reference]' >&2; touch $@
+
+$(PEERS_VENV)/made: pyproject.toml
+	@set -e; $(call make-venv,$(PEERS_VENV),Making $(PEERS_VENV) with mlx-vlm); \
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]' >&2; touch $@

@@ -75,6 +75,14 @@ def quantize(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Run the model to see which parts count.")
     ] = True,
+    second_head: Annotated[
+        bool | None,
+        typer.Option(
+            "--second-head/--one-head",
+            show_default=False,
+            help="Write a Gemma 3's head twice, for mlx-vlm; without either, beside towers.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
     judging: Annotated[
         bool, typer.Option("--judge/--no-judge", help="Compare it with the original, and write the result into it.")
@@ -113,11 +121,16 @@ def quantize(
         check_target(folder, to)
     aim, aimed = _aim(target_size, target_bits, fit, context, measure), None
     if aim is None:
-        made = plan(folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip)
+        made = plan(
+            folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip,
+            second_head=second_head,
+        )  # fmt: skip
     else:
         _check_alone(recipe, mode, bits, group_size)
         with Progress(quiet=quiet) as progress:
-            aimed = plan_for(folder, aim, keep=keep or (), on_progress=progress.sensing, clip=clip)
+            aimed = plan_for(
+                folder, aim, keep=keep or (), on_progress=progress.sensing, clip=clip, second_head=second_head
+            )
         made = aimed.plan
         if measure and not aimed.sensitivity.tokens and not quiet:
             say("This model cannot be measured; the bytes are spent by what is known of such parts.")

@@ -10,6 +10,7 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from gemma_mlx.quantize.head import everywhere
 from gemma_mlx.quantize.pack import pack
 from gemma_mlx.quantize.plan import FLOAT, Decision, Plan
 from gemma_mlx.weights.header import ITEM_BYTES, Blocks, TensorInfo
@@ -69,7 +70,7 @@ def _step(decision: Decision) -> Step:
         return Step(source=source, outputs=decision.outputs, portions=partial(_repacked, decision))
     if decision.how is None and source.dtype in (FLOAT, *ITEM_BYTES.keys() - set(FLOATING)):
         return copied(source, decision.path)
-    return Step(source=source, outputs=decision.outputs, portions=partial(_made, decision))
+    return Step(source=source, outputs=decision.outputs, portions=lambda: everywhere(_made(decision), decision.outputs))
 
 
 def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:

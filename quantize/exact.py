@@ -74,8 +74,7 @@ def config_of(checkpoint: Checkpoint, decisions: Sequence[Decision]) -> dict[str
     spec = checkpoint.match.spec
     if isinstance(spec, DecoderSpec) and not spec.tied_head:
         written |= {"tie_word_embeddings": False}
-    table = table_of({decision.path: decision.how for decision in decisions if decision.how is not None})
-    written |= dict.fromkeys(TABLES, table)
+    written |= dict.fromkeys(TABLES, table_of(checkpoint, decisions))
     packed, names = checkpoint.repacked, checkpoint.match.architecture.NAMES
     if packed.method is not None:
         grids = {}

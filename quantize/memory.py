@@ -346,7 +346,7 @@ def weight_bytes(model: nn.Module, how: How | None = None, itemsize: int = 2) ->
     Args:
         model: unquantized.
         how: how each weight is packed; None leaves it as it is.
-        itemsize: bytes of a parameter that is not packed.
+        itemsize: bytes of a floating parameter that is not packed.
     """
     packed = saved = 0
     if how is not None:
@@ -359,8 +359,10 @@ def weight_bytes(model: nn.Module, how: How | None = None, itemsize: int = 2) ->
                 saved += numbers
                 packed += packed_bytes(numbers, quantization, itemsize)
     parameters = cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))
-    numbers = sum(array.size for _, array in parameters)
-    return (numbers - saved) * itemsize + packed
+    plain = sum(
+        array.size * itemsize if mx.issubdtype(array.dtype, mx.floating) else array.nbytes for _, array in parameters
+    )
+    return plain - saved * itemsize + packed
 
 
 def packed_bytes(numbers: int, how: Quantization, itemsize: int = 2) -> int:

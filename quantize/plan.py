@@ -17,6 +17,7 @@ from gemma_mlx import __version__
 from gemma_mlx.errors import InputError
 from gemma_mlx.gguf.places import is_gguf
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
+from gemma_mlx.quantize.head import with_head
 from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, format_of, packing, parse_keep, recipe
 from gemma_mlx.spec import DecoderSpec
@@ -71,6 +72,11 @@ class Decision:
     def source_bytes(self) -> int:
         """Bytes of it in the files of the source."""
         return sum(tensor.file_bytes for tensor in (self.source, *self.beside))
+
+    @property
+    def names(self) -> int:
+        """Under how many names it is written."""
+        return sum(output.name.endswith(".scales") for output in self.outputs) or 1
 
     @property
     def nbytes(self) -> int:
@@ -197,6 +203,7 @@ def plan(
     clip: bool = False,
     spent: Sequence[Rule] = (),
     before: Plan | None = None,
+    second_head: bool | None = None,
 ) -> Plan:
     """Decides about every tensor of the checkpoint in `source`. Headers are read, and samples of the weights.
 
@@ -210,6 +217,7 @@ def plan(
         clip: choose the range of each affine group for the least squared error.
         spent: rules that come after `keep` and before the recipe: what a budget was spent on.
         before: a plan of the same files, from which it is known what lies on a lattice.
+        second_head: write a tied head of a Gemma 3 twice, as mlx-vlm wants it; None does so beside towers.
 
     Raises:
         InputError: the source is quantized already, or what is asked for cannot be had.
@@ -239,6 +247,7 @@ def plan(
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
     decisions = tuple(_decisions(checkpoint, form, base, rules, looks=looks, clip=clip, before=before))
     _check_rules(rules, keep, decisions)
+    decisions = tuple(with_head(checkpoint, decisions, second_head))
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
         raise InputError(
             f"No weights of {source} lie on the lattice of Q4_0, so it was not trained for it.",
@@ -364,18 +373,25 @@ def _config(checkpoint: Checkpoint, decisions: Sequence[Decision], base: Quantiz
     spec = checkpoint.match.spec
     if isinstance(spec, DecoderSpec) and not spec.tied_head:
         written |= {"tie_word_embeddings": False}
-    hows = {decision.path: decision.how for decision in decisions if decision.how is not None}
-    if hows:
+    if any(decision.how is not None for decision in decisions):
         # Modules without an entry have the values for all, so these are the base's even where few modules are left.
-        written |= dict.fromkeys(TABLES, table_of(hows, base))
+        written |= dict.fromkeys(TABLES, table_of(checkpoint, decisions, base))
     return dict(sorted(written.items()))
 
 
-def table_of(hows: Mapping[str, Quantization], base: Quantization | None = None) -> dict[str, Any]:
-    """The table of config.json for modules that are packed so; without a base, the values for all are those of most."""
+def table_of(checkpoint: Checkpoint, decisions: Sequence[Decision], base: Quantization | None = None) -> dict[str, Any]:
+    """The table of config.json for what is packed; without a base, the values for all are those of most."""
+    keys = checkpoint.match.architecture.NAMES.table_keys
+    hows = {
+        output.name.removesuffix(".scales"): decision.how
+        for decision in decisions
+        for output in decision.outputs
+        if decision.how is not None and output.name.endswith(".scales")
+    }
     used = Counter(hows.values())
     common = base if base is not None and base in used else used.most_common(1)[0][0]
-    return table_entry(common) | {path: table_entry(how) for path, how in hows.items() if how != common}
+    entries = {key: table_entry(how) for path, how in hows.items() if how != common for key in keys(path)}
+    return table_entry(common) | entries
 
 
 def _restated(value: Any) -> Any:

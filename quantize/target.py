@@ -18,12 +18,14 @@ from gemma_mlx.quantize.budget import Option, allocate, least
 from gemma_mlx.quantize.fit import VERDICTS, Verdict, bounds, judged
 from gemma_mlx.quantize.formats import Rule
 from gemma_mlx.quantize.machine import Machine, sized, sizes
+from gemma_mlx.quantize.head import TABLE as HEAD_TABLE
+from gemma_mlx.quantize.head import wants_head
 from gemma_mlx.quantize.memory import Memory, Use, estimate
 from gemma_mlx.quantize.pack import pack, relative_error
 from gemma_mlx.quantize.plan import Decision, Plan, plan
 from gemma_mlx.quantize.recipe import parse_keep
 from gemma_mlx.quantize.sensitivity import Sensitivity
-from gemma_mlx.quantize.subject import why_not
+from gemma_mlx.spec import DrafterSpec
 from gemma_mlx.weights.disk_table import TABLE
 from gemma_mlx.weights.load import BORROWED
 from gemma_mlx.weights.quantized import AFFINE_BITS, AFFINE_GROUPS, Quantization
@@ -107,7 +109,7 @@ def plan_for(
         aim: the size.
         keep: modules about which is decided already, see `parse_keep`.
         on_progress: called with (what, done, in all) while the model is measured.
-        asked: what else `plan` takes: `clip`.
+        asked: what else `plan` takes: `clip`, `second_head`.
 
     Raises:
         InputError: there is no way to make it so small, or what is asked for cannot be had.
@@ -121,7 +123,11 @@ def plan_for(
         found = sensitivity.known([one.module for one in chosen], len(checkpoint.match.spec.layers))
     rest = first.nbytes - sum(one.nbytes for one in chosen)
     most = _most(first, aim)
-    every = [_options(one, found.losses[one.module], bool(asked.get("clip"))) for one in chosen]
+    twice = HEAD_TABLE if wants_head(checkpoint, asked.get("second_head")) else None
+    every = [
+        _options(one, found.losses[one.module], clip=bool(asked.get("clip")), names=1 + (one.module == twice))
+        for one in chosen
+    ]
     safe = [[option for option in options if option.how.bits >= _LOWEST] for options in every]
     matrices = safe if rest + least(safe) <= most else every
     if rest + least(matrices) > most:
@@ -151,8 +157,9 @@ def _open(first: Plan, kept: Sequence[Rule], found: Sensitivity | None) -> list[
     ]
 
 
-def _options(one: Decision, cost: float, clip: bool) -> list[Option]:
-    """Every affine packing of a matrix, with the loss that its error makes on a sample."""
+def _options(one: Decision, cost: float, *, clip: bool, names: int) -> list[Option]:
+    """Every affine packing of a matrix that is written under so many names, with the loss that its error on a sample
+    makes."""
     columns = one.source.shape[-1]
     groups = [group for group in AFFINE_GROUPS if not columns % group]
     weight = sample(one.source, _BLOCKS, max(groups))
@@ -162,7 +169,7 @@ def _options(one: Decision, cost: float, clip: bool) -> list[Option]:
             how = Quantization(mode="affine", bits=bits, group_size=group)
             error = relative_error(weight, pack(weight, how, "clip" if clip else "plain"), how)
             nbytes = one.weights * bits // 8 + one.weights // group * 4
-            made.append(Option(how=how, nbytes=nbytes, loss=cost * error**2))
+            made.append(Option(how=how, nbytes=nbytes * names, loss=cost * error**2))
     return made
 
 
@@ -195,7 +202,9 @@ def _parts(made: Plan) -> tuple[list[Decision], list[Decision], list[Decision]]:
     """What the decoder holds in memory, towers, and what stays on the disk: a table, and what nothing reads."""
     own = {(tensor.file, tensor.name) for tensor in made.checkpoint.tensors.values()}
     unread = made.checkpoint.unread
-    held_, towers, disk = [], [], []
+    held_: list[Decision] = []
+    towers: list[Decision] = []
+    disk: list[Decision] = []
     for one in made.decisions:
         mine = (one.source.file, one.source.name) in own
         part = disk if one.module == TABLE or unread.get(one.source.name) == BORROWED else held_ if mine else towers
@@ -213,12 +222,12 @@ def held(made: Plan, on: Machine, context: int = CONTEXT, *, weights: int | None
         weights: bytes that its own matrices take there; None is what the plan writes.
 
     Raises:
-        UnsupportedModelError: there is no estimate for models of its kind.
+        UnsupportedModelError: it is a drafter, which does nothing without another model.
     """
     spec = made.checkpoint.match.spec
     mine, towers, _ = _parts(made)
     if weights is None:
-        weights = sum(one.nbytes if one.how else one.weights * on.kernels.itemsize for one in mine)
+        weights = sum(one.nbytes // one.names if one.how else one.weights * on.kernels.itemsize for one in mine)
     use = Use(prompt=min(context, spec.context))
     return estimate(spec, weights, use, on.kernels, towers=sum(one.nbytes for one in towers))
 
@@ -227,9 +236,9 @@ def smallest(made: Plan, context: int = CONTEXT) -> dict[Verdict, int | None] | 
     """The smallest memory of a Mac, in GB, on which a model of this plan is comfortable, and on which it is tight.
 
     Returns:
-        None where there is no estimate for models of its kind; a verdict that no Mac gives is None.
+        None for a drafter, which is judged with its target; a verdict that no Mac gives is None.
     """
-    if why_not(made.checkpoint.match.spec) is not None:
+    if isinstance(made.checkpoint.match.spec, DrafterSpec):
         return None
     found: dict[Verdict, int | None] = {"comfortable": None, "tight": None}
     for size in reversed(sizes()):

@@ -285,7 +285,7 @@ def test_one_test_file_per_source_file(source: Source) -> None:
 
 
 def _files() -> Iterator[Path]:
-    made = {".git", ".venv", ".venv-reference", "build", "dist", "__pycache__"}
+    made = {".git", ".venv", ".venv-reference", ".venv-peers", "build", "dist", "__pycache__"}
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [
             name

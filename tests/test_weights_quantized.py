@@ -13,7 +13,7 @@ import pytest
 from gemma_mlx.errors import ConfigError, UnsupportedModelError, WeightsError
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.weights.load import Loaded, inspect, load, named_parameters
-from gemma_mlx.weights.names import GEMMA3, TEXT
+from gemma_mlx.weights.names import DIFFUSION, GEMMA3, TEXT
 from gemma_mlx.weights.quantized import AFFINE_BITS, FOREIGN, Quantization, leaves, read_table
 from tests.tiny import edit_config, edit_tensors, write_tiny
 
@@ -61,6 +61,24 @@ def test_table_of_mlx_vlm_is_spelled_as_the_file_is() -> None:
     assert table is not None
     assert table.default.mode == "mxfp4"
     assert table.modules == {UP: Quantization(mode="affine", bits=8, group_size=64), "lm_head": None}
+
+
+def test_null_is_what_mlx_takes_where_nothing_is_named() -> None:
+    """As mlx_lm.convert writes it with --quant-predicate mixed_3_4 and no group size."""
+    entry = {"group_size": None, "bits": 3, "mode": "affine"}
+    table = read_table({"quantization": {"group_size": None, "bits": None, "model.layers.0.mlp.up_proj": entry}}, TEXT)
+    assert table is not None
+    assert table.default == Quantization(mode="affine", bits=4, group_size=64)
+    assert table.modules == {"model.layers.0.mlp.up_proj": Quantization(mode="affine", bits=3, group_size=64)}
+
+
+def test_experts_of_mlx_vlm_that_differ() -> None:
+    how = {"group_size": 64, "bits": 8}
+    key = "model.decoder.layers.1.experts.gate_up_proj"
+    table = read_table({"quantization": {"group_size": 64, "bits": 4, key: how}}, DIFFUSION)
+    assert table is not None
+    assert set(table.modules) == {f"model.layers.1.experts.{name}_proj" for name in ("gate", "up")}
+    assert set(table.spelled.values()) == {key}
 
 
 @pytest.mark.parametrize("config", [{}, {"quantization": None}, {"text_config": None, "quantization_config": None}])

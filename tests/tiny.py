@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from gemma_mlx import registry
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.nn.drafter import Drafter
 from gemma_mlx.nn.encoder import Encoder
 from gemma_mlx.weights.save import save_checkpoint
 
@@ -29,6 +30,17 @@ DECODERS: Final = (
     "vaultgemma",
 )
 KINDS: Final = (*DECODERS, "t5gemma", "t5gemma2")
+ENCODERS: Final = ("embeddinggemma", "embedding_gemma2")
+DRAFTERS: Final = ("gemma4_assistant", "gemma4_unified_assistant")
+# A decoder of KINDS beside towers; what is there of its own is how the files name things.
+WRAPPED: Final[Mapping[str, str]] = {
+    "gemma3n": "gemma3n_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_text",
+    "paligemma": "gemma",
+    "paligemma2": "gemma2",
+    "shieldgemma2": "gemma3_text",
+}
 
 _COMMON: Final[dict[str, Any]] = {
     "attention_bias": False,
@@ -100,10 +112,39 @@ _GEMMA4: Final = {
 _DIFFUSION: Final = {
     key: value for key, value in _GEMMA4.items() if key not in ("attention_k_eq_v", "enable_moe_block")
 }
+_EMBEDDING_GEMMA2: Final = {
+    "embedding_dim": 96,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size_per_layer_input": 32,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "per_layer_config": {"2": {"head_dim": 64, "num_key_value_heads": 1}},
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    },
+    "sliding_window": 7,
+}
+_DRAFTER: Final = {
+    key: value for key, value in _DIFFUSION.items() if "expert" not in key and key != "moe_intermediate_size"
+}
 
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     """A config.json in the published dialect; `changes` go where the sizes of the text are, in both stacks."""
+    if kind in WRAPPED:
+        text = tiny_config(WRAPPED[kind], **changes)
+        return {"model_type": "paligemma" if kind == "paligemma2" else kind, "text_config": text}
+    if kind == "embeddinggemma":
+        return tiny_config("gemma3_text", use_bidirectional_attention=True, **changes)
+    if kind == "embedding_gemma2":
+        text = {key: value for key, value in _COMMON.items() if key not in ("rope_theta", "torch_dtype")}
+        return {"model_type": kind, "text_config": text | _EMBEDDING_GEMMA2 | changes}
+    if kind in DRAFTERS:
+        text = {key: value for key, value in _COMMON.items() if key not in ("rope_theta", "torch_dtype")}
+        text |= _DRAFTER | {"model_type": "gemma4_text", "final_logit_softcapping": None} | changes
+        ordered = {"use_ordered_embeddings": True, "num_centroids": 12, "centroid_intermediate_top_k": 3}
+        beside = ordered if kind == "gemma4_assistant" else {}
+        return {"model_type": kind, "backbone_hidden_size": text["hidden_size"], "text_config": text} | beside
     own = {"gemma": {"hidden_act": "gelu"}, "gemma2": _GEMMA2, "vaultgemma": _GEMMA2, "gemma3n_text": _GEMMA3N}
     own |= {"gemma4_text": _GEMMA4, "diffusion_gemma": _DIFFUSION, "recurrent_gemma": _RECURRENT, "t5gemma": _GEMMA2}
     text = _COMMON | own.get(kind, _GEMMA3) | {"model_type": kind} | changes
@@ -120,15 +161,21 @@ def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": "gemma3", "text_config": text | {"model_type": "gemma3_text"}, "vision_config": vision}
 
 
-def tiny_model(config: dict[str, Any]) -> Decoder | Encoder:
-    """A random model, with norms that are not 1 and every parameter evaluated."""
+def tiny_model(config: dict[str, Any]) -> Decoder | Encoder | Drafter:
+    """A random model, with norms that are not 1, ids in order, and every parameter evaluated."""
     match = registry.match(config)
     model = match.architecture.build(match.spec)
     random = [
         (name, 1.0 + 0.2 * mx.random.normal(array.shape) if array.ndim == 1 else 0.1 * mx.random.normal(array.shape))
         for name, array in tree_flatten(model.parameters())
+        if mx.issubdtype(array.dtype, mx.floating)
     ]
-    model.load_weights(random)
+    order = [
+        (name, mx.arange(array.size, dtype=array.dtype))
+        for name, array in tree_flatten(model.parameters())
+        if mx.issubdtype(array.dtype, mx.integer)
+    ]
+    model.load_weights([*random, *order])
     mx.eval(model.parameters())
     return model
 
@@ -141,7 +188,7 @@ def write_tiny(
     quantize: dict[str, Any] | Callable[[str, nn.Module], Any] | None = None,
     shard_bytes: int = 5 * 10**9,
     **changes: Any,
-) -> Decoder | Encoder:
+) -> Decoder | Encoder | Drafter:
     """Writes a tiny checkpoint without a tokenizer, and returns the model that was saved.
 
     Args:
@@ -222,7 +269,9 @@ SHIELD_TEMPLATE: Final = (
 )
 
 
-def write_tiny_classifier(folder: Path, *, template: str | None = SHIELD_TEMPLATE, **changes: Any) -> Decoder | Encoder:
+def write_tiny_classifier(
+    folder: Path, *, template: str | None = SHIELD_TEMPLATE, **changes: Any
+) -> Decoder | Encoder | Drafter:
     """Writes a tiny ShieldGemma with the tokenizer of the model in the box, in which "Yes" and "No" are tokens.
 
     Args:

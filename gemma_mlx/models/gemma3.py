@@ -10,11 +10,11 @@ from gemma_mlx.models import gemma3_text
 from gemma_mlx.models.gemma3_text import build
 from gemma_mlx.models.wrapped import PICTURES, read_text
 from gemma_mlx.spec import DecoderSpec
-from gemma_mlx.weights.names import GEMMA3, Names
+from gemma_mlx.weights.names import GEMMA3_WITH_HEAD, Names
 
 __all__ = ["NAMES", "build", "read"]
 
-NAMES: Names = GEMMA3
+NAMES: Names = GEMMA3_WITH_HEAD
 
 # Published files state only what differs from these values of transformers' Gemma3TextConfig.
 TEXT_DEFAULTS: Final[Mapping[str, Any]] = {

@@ -8,9 +8,9 @@ from gemma_mlx.models.dims import Dims
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.nn.layer import SandwichLayer
 from gemma_mlx.spec import DecoderSpec, LayerSpec
-from gemma_mlx.weights.names import TEXT, Names
+from gemma_mlx.weights.names import GEMMA3_TEXT, Names
 
-NAMES: Names = TEXT
+NAMES: Names = GEMMA3_TEXT
 
 
 def read(config: Config) -> DecoderSpec:

@@ -24,6 +24,9 @@ class Names:
             equal parts along an axis.
         publish: (pattern, replacement), from our name to the one that published checkpoints have.
         copies: (pattern, replacement) over our names: a stored tensor that should be a copy of one of our parameters.
+        second_head: whether mlx-vlm wants a packed table of embeddings once more as the head it is tied to.
+        looked_up: (pattern, replacement), from the published path of a module to the one by which mlx-vlm looks it up
+            in the `quantization` table of config.json.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -31,6 +34,8 @@ class Names:
     split: tuple[tuple[str, tuple[str, ...], int], ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    second_head: bool = False
+    looked_up: tuple[tuple[str, str], ...] = ()
 
     def parameter(self, name: str) -> str:
         """The parameter, or the module path, that the file calls `name`."""
@@ -46,6 +51,10 @@ class Names:
     def published(self, parameter: str) -> str:
         """What published checkpoints call `parameter`: the inverse of `parameter`, for writing."""
         return _renamed(self.publish, parameter)
+
+    def table_keys(self, path: str) -> tuple[str, ...]:
+        """The keys under which programs look for the module of published `path` in a `quantization` table."""
+        return tuple(dict.fromkeys((path, _renamed(self.looked_up, path))))
 
     def original(self, parameter: str) -> str | None:
         """The parameter that the stored tensor `parameter` should be a copy of; None where it is one itself."""
@@ -103,6 +112,7 @@ _PICTURES_AND_SOUND: Final = dict.fromkeys(
 
 # Embedding models' files by MLX programs also hold the linear maps, as `dense`.
 TEXT: Final = Names(rename=_WRAPPED, unread=_BUFFERS)
+GEMMA3_TEXT: Final = replace(TEXT, second_head=True)
 
 RECURRENT_GEMMA: Final = Names(
     rename=(*_WRAPPED, (r"model\.final_norm\.", "model.norm.")),
@@ -121,11 +131,14 @@ GEMMA3: Final = Names(
     unread=_BUFFERS | _PICTURES,
 )
 
+GEMMA3_WITH_HEAD: Final = replace(GEMMA3, second_head=True)
+
 # ... and the other way around since.
 GEMMA3N: Final = Names(
     rename=_WRAPPED,
     unread=_BUFFERS | _PICTURES_AND_SOUND,
     publish=((_WRAPPERS + _TOWERS, "model."), (r"model\.(?!\w*(vision|audio))", "model.language_model.")),
+    looked_up=((r"model\.language_model\.", "language_model.model."), (r"model\." + _TOWERS, "")),
 )
 
 # Published files fuse each expert's gate and up; mlx-lm's keep them apart under `switch_glu`.
@@ -143,7 +156,8 @@ GEMMA4: Final = Names(
 GEMMA4_WRAPPED: Final = replace(GEMMA4, publish=(*GEMMA4.publish, *GEMMA3.publish))
 
 # Two networks of the same tensors, which lie under `decoder`, or in files that transformers reads as well, under
-# `encoder`; only the layers' scalars are there twice. mlx-vlm packs gate and up together.
+# `encoder`; only the layers' scalars are there twice. mlx-vlm writes gate and up of the
+# experts together, and reads them apart where no `switch_glu` stands in between.
 DIFFUSION: Final = Names(
     rename=(
         (r"model\.decoder\.(layers\.\d+)\.layer_scalar\Z", r"model.\1.canvas_scalar"),
@@ -159,8 +173,8 @@ DIFFUSION: Final = Names(
         (r"model\.(layers\.\d+)\.layer_scalar\Z", r"model.encoder.language_model.\1.layer_scalar"),
         (r"model\.(layers\.\d+)\.canvas_scalar\Z", r"model.decoder.\1.layer_scalar"),
         (r"model\.(?!encoder|decoder)", "model.decoder."),
-        (r"(.*\.experts)\.", r"\1.switch_glu."),
     ),
+    looked_up=((r"(.*\.experts)\.(?:gate|up)_proj\Z", r"\1.gate_up_proj"),),
 )
 
 EMBEDDING_GEMMA2: Final = Names(

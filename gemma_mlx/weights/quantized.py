@@ -48,6 +48,7 @@ FOREIGN: Final[Mapping[str, str]] = {
     "bitnet": "BitNet",
 }
 
+_MLX_DEFAULTS: Final = (4, 64)  # bits, and codes that share a scale
 _VALUES: Final = ("group_size", "bits", "mode")
 _BESIDE: Final = (*_VALUES, "quant_method")  # keys of the table that are no module
 
@@ -110,18 +111,20 @@ def read_table(config: Mapping[str, Any], names: Names) -> Table | None:
     for key, value in values.items():
         if key in _BESIDE:
             continue
-        path = names.parameter(f"{key}.weight").removesuffix(".weight")
+        parameter = names.parameter(f"{key}.weight")
+        paths = [part.removesuffix(".weight") for part in (names.parts(parameter) or ((parameter,), 0))[0]]
         if isinstance(value, dict):
             unknown = sorted(value.keys() - set(_VALUES))
             if unknown:
                 raise bad_entry(f"{where}, {key}", value, f"of {', '.join(_VALUES)}, without {unknown[0]!r}")
             # What an entry leaves out is not taken from the table: MLX then uses affine, 4 bits, groups of 64.
-            modules[path] = _entry(f"{where}, {key}", value, (4, 64)) if value else None
+            entry = _entry(f"{where}, {key}", value, _MLX_DEFAULTS) if value else None
         elif isinstance(value, bool):
-            modules[path] = default if value else None
+            entry = default if value else None
         else:
             raise bad_entry(f"{where}, {key}", value, "an object, true or false")
-        spelled[path] = key
+        for path in paths:
+            modules[path], spelled[path] = entry, key
     return Table(default=default, modules=modules, spelled=spelled)
 
 
@@ -142,7 +145,11 @@ def _entry(where: str, values: Mapping[str, Any], default: tuple[Any, Any] = (No
     if not isinstance(mode, str) or (mode != "affine" and mode not in FIXED):
         raise bad_entry(f"{where}, mode", mode, "one of 'affine', " + ", ".join(map(repr, FIXED)))
     default_bits, default_group = FIXED.get(cast(Mode, mode), default)
-    bits, group_size = values.get("bits", default_bits), values.get("group_size", default_group)
+    # mlx_lm.convert's mixed recipes write null where no group size was named: MLX then uses its own.
+    own = dict(zip(("bits", "group_size"), FIXED.get(cast(Mode, mode), _MLX_DEFAULTS), strict=True))
+    said = {key: own[key] if key in values and values[key] is None else values.get(key) for key in own}
+    bits: Any = said["bits"] if "bits" in values else default_bits
+    group_size: Any = said["group_size"] if "group_size" in values else default_group
     if mode != "affine":
         if (bits, group_size) != (default_bits, default_group):
             raise bad_entry(where, dict(values), f"{default_bits} bits in groups of {default_group}, as {mode} is")

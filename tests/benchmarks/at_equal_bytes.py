@@ -1,0 +1,144 @@
+"""How far quantizing takes a model from itself: by mlx_lm.convert, and by this package in as many bytes or fewer.
+
+    python -m tests.benchmarks.at_equal_bytes
+    python -m tests.benchmarks.at_equal_bytes --json
+
+Of the model in the box and of the larger one (tests/larger): the bits per weight, counted from the files, and the mean
+Kullback-Leibler divergence of the next tokens from those of the bf16 checkpoint, on the texts to judge by and on
+the box's questions that no training showed. Beside each of mlx_lm.convert's ways stands the best of ours that has no
+more bytes, and the part of its divergence that is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+
+import gemma_mlx
+from gemma_mlx import demo
+from gemma_mlx.quantize.convert import quantize
+from gemma_mlx.quantize.plan import plan
+from gemma_mlx.quantize.texts import passages, windows
+from gemma_mlx.weights.load import inspect
+from tests.larger import PATH as LARGER
+
+MODELS: Final = {"the box": demo.PATH, "the larger": LARGER}
+HELD_OUT: Final = demo.PATH / "heldout.txt"
+LENGTH, EVERY, QUESTIONS = 256, 8, 4  # tokens of a window; which of the texts' windows; windows of questions
+PEER: Final[dict[str, dict[str, Any]]] = {
+    "4 bits, groups of 64": {"q_bits": 4, "q_group_size": 64},
+    "4 bits, groups of 32": {"q_bits": 4, "q_group_size": 32},
+    "mixed_3_4": {"quant_predicate": "mixed_3_4"},
+    "mixed_3_6": {"quant_predicate": "mixed_3_6"},
+    "mixed_4_6": {"quant_predicate": "mixed_4_6"},
+    "8 bits, groups of 64": {"q_bits": 8, "q_group_size": 64},
+}
+# Flags -> arguments of `plan`.
+OURS: Final[dict[str, dict[str, Any]]] = {
+    "--recipe uniform --bits 3 --clip": {"recipe_name": "uniform", "bits": 3, "clip": True},
+    "--recipe uniform": {"recipe_name": "uniform"},
+    "--recipe uniform --clip": {"recipe_name": "uniform", "clip": True},
+    "--recipe uniform --group-size 32 --clip": {"recipe_name": "uniform", "group_size": 32, "clip": True},
+    "--recipe gemma --bits 3 --clip": {"bits": 3, "clip": True},
+    "--recipe gemma --clip": {"clip": True},
+    "--recipe uniform --bits 8 --clip": {"recipe_name": "uniform", "bits": 8, "clip": True},
+}
+
+
+class Judge:
+    """Compares checkpoints with one of bf16."""
+
+    def __init__(self, source: Path) -> None:
+        teacher = gemma_mlx.load(source, mx.float32)
+        tokens = teacher.processor.tokenizer.encode(HELD_OUT.read_text(encoding="utf-8"))
+        questions = [
+            [teacher.start, *tokens[first : first + LENGTH - 1]] for first in range(0, 16 * LENGTH, LENGTH - 1)
+        ]
+        self._texts: list[Sequence[int]] = [
+            *(window.tokens for window in windows(passages("judge"), teacher.processor, LENGTH)[::EVERY]),
+            *questions,
+        ]
+        self._wanted = [_log_probabilities(teacher, text) for text in self._texts]
+
+    def divergence(self, folder: Path) -> float:
+        """Mean of all positions, in nats."""
+        student = gemma_mlx.load(folder, mx.float32)
+        total = sum(
+            (mx.exp(log_p) * (log_p - _log_probabilities(student, text))).sum().item()
+            for text, log_p in zip(self._texts, self._wanted, strict=True)
+        )
+        return total / sum(map(len, self._texts))
+
+
+def _log_probabilities(model: gemma_mlx.Gemma, tokens: Sequence[int]) -> mx.array:
+    logits = model.logits(list(tokens))
+    logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    mx.eval(logits)
+    return logits
+
+
+def _converted(source: Path, target: Path, asked: dict[str, Any]) -> None:
+    from mlx_lm.convert import convert
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        convert(str(source), str(target), quantize=True, dtype="bfloat16", **asked)
+
+
+def _ours(source: Path, target: Path, asked: dict[str, Any]) -> None:
+    quantize(plan(source, **asked), target)
+
+
+def rows(source: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """What each way makes of a checkpoint: who, how, bytes, bits and divergence."""
+    judge = Judge(source)
+    makers: tuple[tuple[str, dict[str, dict[str, Any]], Callable[..., None]], ...] = (
+        ("mlx-lm", PEER, _converted), ("gemma", OURS, _ours),
+    )  # fmt: skip
+    for who, ways, make in makers:
+        for number, (how, asked) in enumerate(ways.items()):
+            target = folder / f"{who}-{number}"
+            make(source, target, asked)
+            made = inspect(target)
+            found = {"bytes": made.nbytes, "bits_per_weight": made.bits_per_weight, "kl": judge.divergence(target)}
+            yield {"who": who, "how": how, **found}
+
+
+def best(ways: Sequence[dict[str, Any]], nbytes: int) -> dict[str, Any] | None:
+    """Of our ways with no more bytes, the nearest to the source."""
+    fit = [way for way in ways if way["who"] == "gemma" and way["bytes"] <= nbytes]
+    return min(fit, key=lambda way: way["kl"], default=None)
+
+
+def main() -> None:
+    """Prints every way of quantizing each model, and the comparison."""
+    parser = argparse.ArgumentParser(description="KL at equal bytes, beside mlx_lm.convert.")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, source in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = []
+            for way in rows(source, Path(folder)):
+                found[name].append(way)
+                if not arguments.json:
+                    shown = f"{way['bits_per_weight']:.2f} bits  KL {way['kl']:.5f}"
+                    print(f"{name}: {way['who']:6} {way['how']:42} {shown}", flush=True)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, ways in found.items():
+        for way in ways:
+            if way["who"] == "mlx-lm" and (ours := best(ways, way["bytes"])) is not None:
+                print(f"{name}: {way['how']} -> {ours['how']}: {ours['kl'] / way['kl']:.2f} of the divergence")
+
+
+if __name__ == "__main__":
+    main()
