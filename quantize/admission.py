@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,8 @@ from gemma_mlx.cache import kv
 from gemma_mlx.cache.prefix import SNAPSHOT_BYTES
 from gemma_mlx.cache.quantized import check_bits
 from gemma_mlx.errors import GemmaError, InputError, MemoryLimitError, ModelNotFoundError
-from gemma_mlx.quantize.memory import NEURAL_GENERATION, Kernels, Memory, Use, estimate
+from gemma_mlx.quantize.machine import kernels_here
+from gemma_mlx.quantize.memory import Kernels, Memory, Use, estimate
 from gemma_mlx.spec import DecoderSpec, EncoderDecoderSpec
 
 CHUNKS: Final = (256, 128, 64)  # smaller than what is asked for, tried in this order
@@ -222,21 +222,6 @@ class Admission:
         if what not in self._told:
             self._told.add(what)
             self.tell(sentence)
-
-
-def kernels_here() -> Kernels:
-    """How attention is computed on this machine."""
-    here = device.device()
-    mlx = tuple(int(part) for part in re.findall(r"\d+", version("mlx"))[:3])
-    itemsize = device.compute_dtype().size
-    if here.backend != "metal":
-        return Kernels(backend=here.backend, mlx=mlx, itemsize=itemsize)
-    # "applegpu_g17s"; a phone's GPU ("p") of that generation has no matrix units.
-    named = re.search(r"g(\d+)([a-z]?)", here.architecture or "")
-    generation = int(named[1]) if named else Kernels.generation
-    if named and named[2] == "p":
-        generation = min(generation, NEURAL_GENERATION - 1)
-    return Kernels(backend="metal", generation=generation, mlx=mlx, itemsize=itemsize)
 
 
 def _ways(subject: Subject, reading: Reading, answer: int) -> Iterator[Use]:

@@ -29,7 +29,7 @@ _DATA = ("errors", "spec")
 _MODEL = (*_DATA, "config", "weights.names", "cache", "nn", "towers", "models", "registry")
 _WEIGHTS = (*_MODEL, "catalog", "device", "weights")
 _TEXT = (*_DATA, "config", "text")
-_INPUTS = (*_TEXT, "media", "processor")
+_INPUTS = (*_TEXT, "sequences", "media", "processor")
 _GENERATE = (*_DATA, "cache", "text", "generate")
 _SESSION = ("admission", *_WEIGHTS, *_INPUTS, *_GENERATE, "classifier", "embedder", "gemma", "session")
 _LIBRARY = (*_SESSION, "macos", "macs", "system", "selftest", "diagnosis", "")
@@ -38,7 +38,8 @@ MAY_IMPORT: Final[Mapping[str, tuple[str, ...]]] = {
     "spec": ("errors",),
     "config": _DATA,
     "weights.names": ("errors",),
-    "cache": _DATA,
+    "sequences": (),
+    "cache": (*_DATA, "sequences"),
     "nn": (*_DATA, "cache"),
     "towers": (*_DATA, "cache", "nn"),
     "models": (*_DATA, "config", "weights.names", "cache", "nn", "towers"),
