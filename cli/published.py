@@ -81,7 +81,7 @@ def runs(row: Row) -> bool:
     """Whether this version reads its files and has its architecture."""
     from gemma_mlx import registry
 
-    return row.format == "safetensors" and row.model_type in registry.MODULES
+    return registry.reads(row.format) and row.model_type in registry.MODULES
 
 
 def as_object(row: Row, here: bool) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Found:
 
 
 def gpu_of(architecture: str) -> tuple[int, str]:
-    """Metal's name of a GPU -> its generation and the letter for its size, "p" a phone's: "applegpu_g17s" is 17 and "s".
+    """Metal's name of a GPU -> its generation and the letter for its size, "p" a phone's: "applegpu_g17s" is 17, "s".
 
     0 and "" where it is no such name.
     """

@@ -103,7 +103,7 @@ class Subject:
             return self.row or self.name
         if self.row is None or self.row.qat is not None:
             return self.row if self.row is not None and self.row.qat == each.trained else None
-        return next((row for row in catalog.rows() if _is_qat_of(row, self.row, each.trained)), None)
+        return catalog.kin(self.row, each.trained)
 
     @property
     def parameters(self) -> int:
@@ -113,11 +113,6 @@ class Subject:
     def bits(self, stored: Traffic) -> float:
         """Bits per weight in a format, with scales and biases, and with what is not packed."""
         return 8 * stored.weight_bytes / self.parameters
-
-
-def _is_qat_of(row: Row, plain: Row, trained: str) -> bool:
-    same = (row.network, row.generation, row.variant) == (plain.network, plain.generation, plain.variant)
-    return same and row.qat == trained and row.format == "safetensors" and row.repository is not None
 
 
 def of(name: str) -> Subject:
@@ -132,7 +127,7 @@ def of(name: str) -> Subject:
         return of_checkpoint(name, inspect(hub.resolve(name)))
     known = {row.repository.lower(): row for row in catalog.rows() if row.repository}
     if "/" not in name or name.strip().lower() in known:
-        return of_row(known.get(name.strip().lower()) or catalog.find(name))
+        return of_row(known.get(name.strip().lower()) or catalog.meant(name).row)
     with remote.headers(name) as folder:
         return of_checkpoint(name, inspect(folder))
 
@@ -147,7 +142,7 @@ def of_row(row: Row) -> Subject:
         raise UnsupportedModelError(
             f"The dimensions of {row.name} are not known.", "gemma fit FOLDER, or the id of its repository."
         )
-    if row.format != "safetensors":
+    if not registry.reads(row.format):
         raise UnsupportedModelError(
             f"{row.name} is packed for other programs ({row.format}), and cannot be read here.",
             "Name the model it was made from.",
@@ -193,6 +188,16 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> Subject:
         checkpoint=checkpoint,
         notes=(f"Its name says {said[1]} bits; its files hold {real:.2f} bits per weight.",) if belied and said else (),
     )
+
+
+def of_config(name: str, config: Mapping[str, Any]) -> Subject:
+    """A model of which only config.json is known.
+
+    Raises:
+        ConfigError, UnsupportedModelError: it cannot be judged.
+    """
+    match = matched(config)
+    return Subject(name=name, spec=match.spec, traffic=_built(_Build(match)))
 
 
 def matched(config: Mapping[str, Any]) -> Match:

@@ -76,6 +76,7 @@ OUTSIDE: Final[Mapping[str, tuple[str, ...] | None]] = {
     "huggingface_hub": (
         "weights.cached",
         "weights.hub_facts",
+        "weights.made",
         "weights.pull",
         "weights.remote",
         "weights.transfer",
