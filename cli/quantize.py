@@ -77,7 +77,7 @@ def quantize(
     from gemma_mlx.quantize.plan import plan
     from gemma_mlx.weights.write import check_target
 
-    name, folder = found(flags.one_model(model, also_model), quiet=quiet)
+    name, folder = found(flags.one_model(model, also_model), exact=True, quiet=quiet)
     if to is not None:
         to = to.expanduser()
         check_target(folder, to)

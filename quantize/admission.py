@@ -23,6 +23,7 @@ from gemma_mlx.errors import GemmaError, InputError, MemoryLimitError, ModelNotF
 from gemma_mlx.quantize.machine import kernels_here
 from gemma_mlx.quantize.memory import Kernels, Memory, Use, estimate
 from gemma_mlx.spec import DecoderSpec, EncoderDecoderSpec
+from gemma_mlx.weights.load import PER_LAYER, inspect
 
 CHUNKS: Final = (256, 128, 64)  # smaller than what is asked for, tried in this order
 BITS: Final = 8  # of keys and values, where memory is short
@@ -222,6 +223,22 @@ class Admission:
         if what not in self._told:
             self._told.add(what)
             self.tell(sentence)
+
+
+def fits_here(name: str, folder: Path) -> bool:
+    """Whether a checkpoint, with a short prompt, finds room on this machine.
+
+    Raises:
+        GemmaError: whatever is wrong with it.
+    """
+    checkpoint, itemsize = inspect(folder), device.compute_dtype().size
+    weights = checkpoint.memory_bytes(per_layer=PER_LAYER)
+    match = checkpoint.match
+    try:
+        Admission.here().load(Subject(name, match.model_type, match.spec, weights, itemsize))
+    except MemoryLimitError:
+        return False
+    return True
 
 
 def _ways(subject: Subject, reading: Reading, answer: int) -> Iterator[Use]:

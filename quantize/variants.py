@@ -5,7 +5,7 @@ What is here and fits comes first: it costs nothing. Of what can be had, `fit.be
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -184,6 +184,12 @@ def instead(on: Machine, asked: Asked | None = None) -> Answer | None:
     return next((answer for answer, _ in survey(on, asked or Asked())[0]), None)
 
 
+def of_files(choice: Choice, held: int, on: Machine) -> Answer:
+    """How a choice does on a machine with files of so many bytes, as the hub tells them."""
+    judge = Judge(subject.of_row(choice.row), Asked())
+    return judge.answer(choice.form, formats.FORMATS[choice.form], on, held)
+
+
 def packing(choice: Choice, folder: Path) -> plan.Plan:
     """What becomes of the files in `folder`, so that the variant comes out.
 
@@ -193,7 +199,7 @@ def packing(choice: Choice, folder: Path) -> plan.Plan:
     return plan.plan(folder, **_RECIPES[choice.form])
 
 
-def judged(name: str, config: dict[str, Any], nbytes: int, on: Machine) -> Answer:
+def judged(name: str, config: Mapping[str, Any], nbytes: int, on: Machine) -> Answer:
     """How files of so many bytes do on a machine, of which only config.json is known.
 
     Raises:

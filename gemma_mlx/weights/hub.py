@@ -119,7 +119,9 @@ class Here:
 
 
 def short(name: str) -> Meant | None:
-    """What a name means that leaves open which repository, or which variant; None for all other names."""
+    """What a name of the catalogue means that leaves open which repository; None for a folder, and all other names."""
+    if name == DEMO or not name.strip() or "\0" in name or os.path.exists(os.path.expanduser(name)):
+        return None
     try:
         meant = catalog.meant(name)
     except ModelNotFoundError:
@@ -143,6 +145,19 @@ def here(row: Row, form: str | None = None) -> list[Here]:
     found += [Here(name=each.name, form=each.form, folder=each.folder) for each in made.everything() if each.row is row]
     order = list(catalog.FORMS)
     return sorted((each for each in found if form in (None, each.form)), key=lambda each: order.index(each.form))
+
+
+def published(name: str) -> tuple[str, Path | None]:
+    """As `look`, but a name of the catalogue means the files as they were published, for QAT those trained for it.
+
+    Raises:
+        ModelNotFoundError, UnsupportedModelError: see `look`.
+    """
+    meant = short(name)
+    row = None if meant is None or meant.form not in (None, "QAT", "bf16") else meant.row
+    if row is not None and meant is not None and meant.form == "QAT":
+        row = catalog.kin(row, catalog.TRAINED)
+    return look(name if row is None or row.repository is None else row.repository)
 
 
 def checked(name: str) -> str:
@@ -234,7 +249,10 @@ def default(role: Role, fits: Callable[[Installed], bool] = lambda _: True) -> t
         if len(models) > 1
         else f"{models[0].name}, the only Gemma on this machine, does not fit or cannot be read"
     )  # fmt: skip
-    return None, f"{what}, so this is the model in the box: tiny, made to try the program, and no help with real questions."
+    return (
+        None,
+        f"{what}, so this is the model in the box: tiny, made to try the program, and no help with real questions.",
+    )
 
 
 def _generation(model: Installed) -> int:
