@@ -122,9 +122,7 @@ def opened(
     from gemma_mlx.weights.load import materialize
 
     if name is None:
-        model, _ = hub.default("judge")
-        assert model is not None, "there is one, or it says so"
-        name = model.name
+        name, _ = hub.default("judge")
         if not quiet:
             say(f"Taking {name}, the ShieldGemma that came last to this machine.")
     name, _ = found(name, quiet=quiet)

@@ -106,9 +106,7 @@ def opened(name: str | None, progress: Progress, *, force: bool, quiet: bool) ->
     from gemma_mlx.weights.load import materialize
 
     if name is None:
-        model, _ = hub.default("embed")
-        assert model is not None, "there is one, or it says so"
-        name = model.name
+        name, _ = hub.default("embed")
         if not quiet:
             say(f"Taking {name}, the embedding model that came last to this machine.")
     name, _ = found(name, quiet=quiet)

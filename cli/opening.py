@@ -30,10 +30,10 @@ def chosen(name: str | None, *, quiet: bool = False) -> str:
         return name
     from gemma_mlx.weights import hub
 
-    model, why = hub.default("chat", fits)
+    name, why = hub.default("chat", fits)
     if not quiet:
         say(why)
-    return hub.DEMO if model is None else model.name
+    return name
 
 
 def fits(model: Installed) -> bool:

@@ -237,7 +237,7 @@ class Judge:
         )
 
     def _traffic(self, name: str, how: How, itemsize: int = 2, held: int | None = None) -> Traffic:
-        """What is stored in a format; as many bits for each weight as its files hold, where they are known to hold more."""
+        """What is stored in a format; where its files are known to hold more, with their bits for each weight."""
         key = (name, itemsize)
         if key not in self._stored:
             self._stored[key] = self.subject.traffic.stored(how, itemsize)

@@ -10,7 +10,6 @@ from typing import Final
 from gemma_mlx import catalog, registry
 from gemma_mlx.catalog import Row
 
-
 # Bits for each weight that files of a variant may hold: some are called 4-bit, and most of them is in 8.
 _MOST_BITS: Final[Mapping[str, float]] = MappingProxyType(
     {"8-bit": 10.0, "6-bit": 8.0, "QAT": 6.5, "mixed": 7.0, "4-bit": 6.0}

@@ -41,7 +41,7 @@ class Choice:
     Attributes:
         row: of the catalogue.
         form: the variant, as in `catalog.FORMS`.
-        way: how it is had: it is here; it is fetched ready; it is made here, of something that is fetched if it must be.
+        way: how it is had: it is here, or fetched ready, or made here of something that may have to be fetched.
         name: to open it by, once it is here: a repository, or what is typed for one that is made.
         repository: to fetch; None where it is here.
         folder: where it is, or will be made; None where it is fetched.

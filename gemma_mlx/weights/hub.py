@@ -217,12 +217,12 @@ _NONE: Final[dict[Role, tuple[str, str]]] = {
 }
 
 
-def default(role: Role, fits: Callable[[Installed], bool] = lambda _: True) -> tuple[Installed | None, str]:
-    """The model to take where none is named: (the model, the sentence that says why).
+def default(role: Role, fits: Callable[[Installed], bool] = lambda _: True) -> tuple[str, str]:
+    """The model to take where none is named: (its name, the sentence that says why).
 
     To talk to, the newest generation on this machine, and of it the largest that fits; one without a chat template
-    stands behind all that have one. To embed and to judge, the one that came last. None, to talk to, where the model in
-    the box must do.
+    stands behind all that have one; the model in the box where there is none. To embed and to judge, the one that came
+    last.
 
     Args:
         role: what it is for.
@@ -239,20 +239,18 @@ def default(role: Role, fits: Callable[[Installed], bool] = lambda _: True) -> t
     for model in models:
         if fits(model):
             why = "is the newest Gemma on this machine that fits" if role == "chat" else "came last to this machine"
-            return model, f"{model.name} {why}."
+            return model.name, f"{model.name} {why}."
     if role != "chat":
         if not models:
             raise ModelNotFoundError(*_NONE[role])
-        return models[0], f"{models[0].name} came last to this machine, and may not fit."
+        return models[0].name, f"{models[0].name} came last to this machine, and may not fit."
     what = "No Gemma was found on this machine" if not models else (
         f"None of the {len(models)} Gemmas on this machine fits into its memory"
         if len(models) > 1
         else f"{models[0].name}, the only Gemma on this machine, does not fit or cannot be read"
     )  # fmt: skip
-    return (
-        None,
-        f"{what}, so this is the model in the box: tiny, made to try the program, and no help with real questions.",
-    )
+    why = f"{what}, so this is the model in the box: tiny, made to try the program, and no help with real questions."
+    return DEMO, why
 
 
 def _generation(model: Installed) -> int:
