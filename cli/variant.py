@@ -118,6 +118,7 @@ def _make(choice: Choice, plan: Plan, asking: Asking) -> Taken:
     from gemma_mlx.cli.opening import ASK_ABOVE_BYTES, fetch
     from gemma_mlx.quantize import variants
     from gemma_mlx.quantize.convert import quantize
+    from gemma_mlx.weights.cached import is_complete
 
     assert choice.folder is not None, "it is made there"
     _check_room(choice, plan)
@@ -135,6 +136,8 @@ def _make(choice: Choice, plan: Plan, asking: Asking) -> Taken:
             raise InputError("Nothing was fetched.", f"gemma pull {named}")
     fetched = plan.missing
     source = fetch(plan, yes=True, quiet=asking.quiet, command=named)
+    if is_complete(choice.folder):  # another process was at it, too
+        return Taken(choice=choice, folder=choice.folder, fetched=fetched)
     try:
         with Progress(quiet=asking.quiet) as progress:
             quantize(variants.packing(choice, source), choice.folder, on_progress=progress.quantizing)

@@ -64,8 +64,9 @@ _HEAD = (
     "its dimensions, has exactly the published number of parameters (`tests/test_registry.py`)."
 )
 _SUFFIXES = (
-    "Models with `-qat` were trained to be quantized; those with `-gguf`, `-ct`, `-w4a16` or `-mobile` are packed for "
-    "other programs, and not read here. Active are the parameters that take part in one token: no tables of per-layer "
+    "`:8bit`, `:6bit`, `:qat`, `:mixed`, `:4bit` or `:bf16` behind a name is a variant of it "
+    "([guide](../guides/models.md#variants)). Models with `-qat` were trained to be quantized; those with `-gguf`, `-ct`, "
+    "`-w4a16` or `-mobile` are packed for other programs. Active are the parameters that take part in one token: no tables of per-layer "
     "embeddings, no towers, and of the experts those that are asked."
 )
 _MEDIA = {"image": "pictures", "audio": "sound", "video": "video"}

@@ -14,6 +14,7 @@ from gemma_mlx.catalog import Row
 _MOST_BITS: Final[Mapping[str, float]] = MappingProxyType(
     {"8-bit": 10.0, "6-bit": 8.0, "QAT": 6.5, "mixed": 7.0, "4-bit": 6.0}
 )
+_BESIDE_BYTES: Final = 200_000_000  # a tokenizer, and in small models a head that is stored twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,5 +69,9 @@ def _known(row: Row) -> bool:
 
 
 def _belied(packed: catalog.Packed) -> bool:
-    most = packed.row.nbytes(_MOST_BITS[packed.form])
-    return packed.nbytes is not None and most is not None and packed.nbytes > most
+    network = packed.row.network
+    if packed.nbytes is None or network is None:
+        return False
+    parts = network.parameters
+    most = parts.language * _MOST_BITS[packed.form] / 8 + 2 * (parts.total - parts.language) + _BESIDE_BYTES
+    return packed.nbytes > most

@@ -35,6 +35,8 @@ def test_files_that_are_called_4_bit_and_are_not() -> None:
     found = of(catalog.find("12b"), "QAT")
     assert found is not None
     assert (found.repository, found.ready) == ("google/gemma-4-12B-it-qat-q4_0-unquantized", False)
+    belied = {each.repository for each in catalog.packed() if sources._belied(each)}
+    assert belied == {"mlx-community/gemma-4-12B-it-qat-4bit", "mlx-community/gemma-4-31B-it-qat-4bit"}
 
 
 def test_formats_are_switched_on_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
