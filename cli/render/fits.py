@@ -65,8 +65,8 @@ def _models(answers: list[dict[str, Any]], fit: int | None) -> str:
 
 
 _SURVEY_NOTES: Final = (
-    "Best first: comfortable, 10 tokens/s or more, newest, largest. The format is the best that is as easy and as quick, "
-    "and gemma chat MODEL fetches it. Context is the longest with this verdict; writing and reading are in tokens per "
+    "Best first: comfortable, 10 tokens/s or more, newest, largest. The format is the best that is as easy and as quick: "
+    "gemma chat MODEL fetches it. Context is the longest with this verdict; writing and reading are in tokens per "
     "second. gemma fit MODEL says more."
 )
 
