@@ -65,9 +65,9 @@ def _models(answers: list[dict[str, Any]], fit: int | None) -> str:
 
 
 _SURVEY_NOTES: Final = (
-    "Best first: comfortable, 10 tokens/s or more, newest, largest. The format is the best that is as easy and as quick: "
-    "gemma chat MODEL fetches it. Context is the longest with this verdict; writing and reading are in tokens per "
-    "second. gemma fit MODEL says more."
+    "Best first: comfortable, 10 tokens/s or more, newest, largest. The format is the best that is as easy and as "
+    "quick: gemma chat MODEL fetches it. Context is the longest with this verdict; writing and reading are in tokens "
+    "per second. gemma fit MODEL says more."
 )
 
 
@@ -121,8 +121,7 @@ def _reasons(answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if answer["first_token"]:
         yield "first token", f"after {_seconds(answer['first_token'])}."
     if answer["repository"]:
-        made = "" if answer["ready"] else ", and packed here"
-        yield "fetch", f"{answer['fetch']}: {answer['repository']}{made}"
+        yield "fetch", answer["fetch"] if answer["ready"] else f"{answer['fetch']}, packed here"
 
 
 def bar(answer: dict[str, Any], fit: int | None) -> str:
