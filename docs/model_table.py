@@ -66,8 +66,8 @@ _HEAD = (
 _SUFFIXES = (
     "`:8bit`, `:6bit`, `:qat`, `:mixed`, `:4bit` or `:bf16` behind a name is a [variant](../guides/models.md#variants) "
     "of it. Models with `-qat` were trained to be quantized; those with `-gguf`, `-ct`, `-w4a16` or `-mobile` are "
-    "packed for other programs. Active are the parameters that take part in one token: no tables of per-layer embeddings, no "
-    "towers, and of the experts those that are asked."
+    "packed for other programs. Active are the parameters that take part in one token: no tables of per-layer "
+    "embeddings, no towers, and of the experts those that are asked."
 )
 _MEDIA = {"image": "pictures", "audio": "sound", "video": "video"}
 _SIZE = re.compile(r"(?:(?:rag|rig)-)?((?:e?\d+[mb]|a\d+b|s|b|l|ml|xl)(?:-(?:e?\d+[mb]|a\d+b|s|b|l|ml|xl))*)\b")
