@@ -11,7 +11,7 @@ import typer
 
 from gemma_mlx.cli import options as flags
 from gemma_mlx.cli.console import VIOLATED, columns, is_terminal, printable, say, styled
-from gemma_mlx.cli.opening import admission
+from gemma_mlx.cli.opening import admission, found
 from gemma_mlx.cli.render.bars import Progress
 from gemma_mlx.cli.texts import Files, Texts, all_records, all_texts
 from gemma_mlx.errors import InputError
@@ -122,9 +122,10 @@ def opened(
     from gemma_mlx.weights.load import materialize
 
     if name is None:
-        name = hub.default_classifier()
+        name, _ = hub.default("judge")
         if not quiet:
             say(f"Taking {name}, the ShieldGemma that came last to this machine.")
+    name, _ = found(name, quiet=quiet)
     gemma = load(name, memory=admission(force=force, quiet=quiet))
     responses = [row.get("response") for row in rows]
     verdicts = gemma.classifier.classify([row["text"] for row in rows], policies, responses=responses)

@@ -10,7 +10,7 @@ import typer
 
 from gemma_mlx.cli import options as flags
 from gemma_mlx.cli.console import say
-from gemma_mlx.cli.opening import admission
+from gemma_mlx.cli.opening import admission, found
 from gemma_mlx.cli.render.bars import Progress
 from gemma_mlx.cli.texts import Files, Texts, all_texts
 from gemma_mlx.errors import InputError
@@ -106,9 +106,10 @@ def opened(name: str | None, progress: Progress, *, force: bool, quiet: bool) ->
     from gemma_mlx.weights.load import materialize
 
     if name is None:
-        name = hub.default_embedder()
+        name, _ = hub.default("embed")
         if not quiet:
             say(f"Taking {name}, the embedding model that came last to this machine.")
+    name, _ = found(name, quiet=quiet)
     gemma = load(name, memory=admission(force=force, quiet=quiet))
     _ = gemma.embedder
     materialize(gemma.model, progress.loading)

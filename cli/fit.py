@@ -82,9 +82,9 @@ def fit(
     With --json one object is printed. Always: asked (the options), machine (null where none is meant). Without a MODEL:
     models (best first; as in formats, and also: others that take the same) and left_out (reason: names). With one:
     model, context, notes, best (a format), formats (each with bits_per_weight, memory, peak_bytes, limit_bytes,
-    margin_bytes, verdict, reason, command, context, largest_context, decode, prefill, first_token, fetch, drafting) and
-    matrix
-    (memory_gb, limit_bytes and formats: verdict, peak_bytes, largest_context, command; empty where a Mac is named).
+    margin_bytes, verdict, reason, command, context, largest_context, decode, prefill, first_token, fetch, repository,
+    ready: whether that holds it, or it is packed here, and drafting) and matrix (memory_gb, limit_bytes and formats:
+    verdict, peak_bytes, largest_context, command; empty where a Mac is named).
     """
     from gemma_mlx.quantize import machine
     from gemma_mlx.quantize.fit import Asked

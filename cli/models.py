@@ -101,13 +101,16 @@ def _is_folder(word: str) -> bool:
 
 
 def _in_cache(names: set[str] | None) -> Iterator[dict[str, Any]]:
-    """The Gemmas in the cache, whole or not, and the model in the box.
+    """The Gemmas that were packed here, those in the cache, whole or not, and the model in the box.
 
     Args:
         names: those asked for, in lower case; None for all.
     """
-    from gemma_mlx.weights import cached, hub
+    from gemma_mlx.weights import cached, hub, made
 
+    for each in made.everything():
+        if names is None or (each.row.repository or "").lower() in names:
+            yield _inspected(each.name, each.folder)
     for one in cached.everything():
         if names is not None and one.name.lower() not in names:
             continue

@@ -80,9 +80,8 @@ def _line(row: Row, here: bool) -> tuple[str, ...]:
 def runs(row: Row) -> bool:
     """Whether this version reads its files and has its architecture."""
     from gemma_mlx import registry
-    from gemma_mlx.weights.foreign import READ
 
-    return row.format in READ and row.model_type in registry.MODULES
+    return registry.reads(row.format) and row.model_type in registry.MODULES
 
 
 def as_object(row: Row, here: bool) -> dict[str, Any]:

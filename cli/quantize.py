@@ -115,7 +115,7 @@ def quantize(
     from gemma_mlx.quantize.target import plan_for
     from gemma_mlx.weights.write import check_target
 
-    name, folder = found(flags.one_model(model, also_model), quiet=quiet)
+    name, folder = found(flags.one_model(model, also_model), exact=True, quiet=quiet)
     if to is not None:
         to = to.expanduser()
         check_target(folder, to)

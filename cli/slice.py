@@ -52,7 +52,7 @@ def slice(
         raise InputError("There is no folder to write to.", f"gemma slice MODEL --slice {slice} --to FOLDER")
     from gemma_mlx.weights.write import write_slice
 
-    name, folder = found(flags.one_model(model, also_model), quiet=quiet)
+    name, folder = found(flags.one_model(model, also_model), exact=True, quiet=quiet)
     with Progress(quiet=quiet) as progress:
         written = write_slice(folder, piece, to.expanduser(), on_progress=progress.writing)
     facts = {"model": name, "slice": str(piece), "folder": str(to), **_facts(written)}

@@ -64,10 +64,11 @@ _HEAD = (
     "its dimensions, has exactly the published number of parameters (`tests/test_registry.py`)."
 )
 _SUFFIXES = (
-    "Models with `-qat` were trained to be quantized; those with `-gguf` are [GGUF files](../guides/gguf.md), those "
-    "with `-ct`, `-w4a16` or `-mobile` are [packed in other layouts](../guides/packed.md). Active are the parameters "
-    "that take part in one token: no tables of per-layer embeddings, no towers, and of the experts those that are "
-    "asked."
+    "`:8bit`, `:6bit`, `:qat`, `:mixed`, `:4bit` or `:bf16` behind a name is a [variant](../guides/models.md#variants) "
+    "of it. Models with `-qat` were trained to be quantized; those with `-gguf` are [GGUF files](../guides/gguf.md), "
+    "those with `-ct`, `-w4a16` or `-mobile` are [packed in other layouts](../guides/packed.md). Active are the "
+    "parameters that take part in one token: no tables of per-layer embeddings, no towers, and of the experts those "
+    "that are asked."
 )
 _MEDIA = {"image": "pictures", "audio": "sound", "video": "video"}
 _SIZE = re.compile(r"(?:(?:rag|rig)-)?((?:e?\d+[mb]|a\d+b|s|b|l|ml|xl)(?:-(?:e?\d+[mb]|a\d+b|s|b|l|ml|xl))*)\b")

@@ -96,7 +96,7 @@ class Row:
         modalities: what it reads: "text", "image", "audio", "video".
         variant: "it" follows instructions, "pt" continues text; others as their names have them.
         qat: the quantization it was trained for.
-        format: of its weights: "safetensors", "gguf", "compressed-tensors", "gemma"; `weights.foreign.READ` has those
+        format: of its weights: "safetensors", "gguf", "compressed-tensors", "gemma"; `registry.FORMATS` has those
             that this program reads.
         stored: numbers in its files, where that is known and more than its parameters.
         license: as its page names it; None where that is not known.
@@ -134,10 +134,67 @@ class Row:
         return int((self.stored or self.network.parameters.total + self.network.parameters.buffers) * bits / 8)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A repository that holds a model packed.
+
+    Attributes:
+        repository: "owner/name" on Hugging Face.
+        row: the model that is packed there.
+        form: in which variant, one of FORMS.
+        format: of its weights, as in `Row`.
+        nbytes: of its files; None where nobody told.
+        source: where its id was read.
+    """
+
+    repository: str
+    row: Row
+    form: str
+    format: str = "safetensors"
+    nbytes: int | None = None
+    source: str
+
+
+# Variant -> how it is spelled behind a name, with dashes between words: here, and in other programs.
+FORMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "bf16": ("bf16", "fp16", "f16", "16bit", "16-bit"),
+        "8-bit": ("8bit", "8-bit", "q8", "q8-0"),
+        "6-bit": ("6bit", "6-bit", "q6", "q6-k"),
+        "QAT": ("qat", "qat-4bit", "qat-4-bit", "qat-q4-0"),
+        "mixed": ("mixed",),
+        "4-bit": ("4bit", "4-bit", "q4", "q4-0", "q4-k-m", "q4-k-s"),
+    }
+)
+TRAINED: Final = "q4_0"  # the QAT that can be packed without loss, and is meant by the variant
+_PACKED_QAT: Final = (TRAINED, "w4a16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meant:
+    """What a name means.
+
+    Attributes:
+        row: the model.
+        form: the variant of it that was named; None where the choice is left open.
+        exact: whether a repository was named, and nothing is to be chosen.
+    """
+
+    row: Row
+    form: str | None = None
+    exact: bool = False
+
+
+@cache
+def _read() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
+    return found
+
+
 @cache
 def rows() -> tuple[Row, ...]:
     """Every model, sorted by name."""
-    read = json.loads(_FILE.read_text(encoding="utf-8"))
+    read = _read()
     networks = {
         name: Network(
             name=name,
@@ -147,7 +204,36 @@ def rows() -> tuple[Row, ...]:
         )
         for name, values in read["networks"].items()
     }
-    return tuple(_row(values, networks) for values in read["models"])
+    return tuple(_row(dict(values), networks) for values in read["models"])
+
+
+@cache
+def packed() -> tuple[Packed, ...]:
+    """Every repository that is known to hold a model packed: its owner's first, and GGUF, which lacks towers, last."""
+    named_ = {row.name: row for row in rows()}
+    own = [
+        Packed(repository=row.repository, row=plain, form="QAT", format=row.format, source="the owner of the model")
+        for row in rows()
+        if row.repository is not None and row.format != "safetensors" and row.qat in _PACKED_QAT
+        if (plain := kin(row, None)) is not None
+    ]
+    others = [Packed(row=named_[values.pop("of")], **values) for values in map(dict, _read()["packed"])]
+    return tuple(sorted((*own, *others), key=lambda each: each.format == "gguf"))
+
+
+def kin(row: Row, qat: str | None) -> Row | None:
+    """The model as `row` is, but trained for that quantization, or for none: itself where it is that one."""
+    same = (row.network, row.generation, row.variant)
+    found = [
+        other
+        for other in rows()
+        if (other.network, other.generation, other.variant) == same
+        and other.qat == qat
+        and other.format == "safetensors"
+        and other.repository is not None
+    ]
+    stem = row.name.partition("-qat")[0]
+    return next((other for other in found if other.name.partition("-qat")[0] == stem), None)
 
 
 def _row(values: dict[str, Any], networks: Mapping[str, Network]) -> Row:
@@ -190,6 +276,42 @@ def find(name: str) -> Row:
     )
 
 
+def meant(name: str) -> Meant:
+    """The model that `name` means, and the variant of it where one is named: `12b:8bit`, `gemma3:4b-it-q8_0`, `4b-qat`.
+
+    Raises:
+        ModelNotFoundError: as `find` does; or the model has no such variant.
+    """
+    index, key = _index(), _key(name)
+    if (row := index.exact.get(name.strip().lower())) is not None:
+        return Meant(row=row, exact=True)
+    spelled = sorted(((word, form) for form, words in FORMS.items() for word in words), key=lambda each: -len(each[0]))
+    ending = next(((word, form) for word, form in spelled if key.endswith(f"-{word}")), None)
+    if key not in index.keys and ending is not None:
+        row = find(_before(name, key.removesuffix(f"-{ending[0]}")))
+        if ending[1] == "QAT" and kin(row, TRAINED) is None:
+            raise ModelNotFoundError(f"{row.label} was never trained for 4 bits (QAT).", f"gemma fit {row.label}")
+        return Meant(row=row, form=ending[1])
+    if key not in index.keys and (odd := re.search(r"-(\d+)-?bits?\Z", key)) is not None:
+        raise ModelNotFoundError(
+            f"There is no variant of {odd[1]} bits; there are {', '.join(FORMS)}.",
+            f"{_before(name, key[: odd.start()])}:8bit",
+        )
+    row = find(name)
+    plain = kin(row, None) if row.qat == TRAINED and row.format == "safetensors" else None
+    return Meant(row=row) if plain is None else Meant(row=plain, form="QAT")
+
+
+def spelled(row: Row, form: str) -> str:
+    """What to type for a variant of a model: gemma3:4b:8bit."""
+    return f"{row.label}:{FORMS[form][0]}"
+
+
+def _before(name: str, key: str) -> str:
+    """The beginning of `name` that has this key, as it was typed: gemma4:12b and gemma-4-12b are two models."""
+    return next((name[:end] for end in range(len(name), 0, -1) if _key(name[:end]) == key), key).rstrip(" _:@/-")
+
+
 def named(repository: str) -> Row | None:
     """The model that this repository is."""
     return next((row for row in rows() if row.repository and row.repository.lower() == repository.lower()), None)
@@ -226,7 +348,7 @@ def matching(words: Sequence[str] = (), family: str | None = None) -> list[Row]:
 
 def _key(name: str) -> str:
     """Family, size and variant in lower case, with dashes between them."""
-    key = re.sub(r"[\s_:/-]+", "-", name.strip().lower().removeprefix("google/")).strip("-")
+    key = re.sub(r"[\s_:@/-]+", "-", name.strip().lower().removeprefix("google/")).strip("-")
     key = re.sub(r"gemma(?=\d)", "gemma-", key)
     for pattern, replacement in ((r"-latest\Z", ""), (r"-instruct\b", "-it"), (r"-base\Z", "-pt")):
         key = re.sub(pattern, replacement, key)

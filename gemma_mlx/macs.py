@@ -57,8 +57,7 @@ class Chip:
     @property
     def gpu_generation(self) -> int:
         """Metal's count of Apple GPUs: 13 for M1 to 17 for M5; 0 where the architecture is not known."""
-        number = re.match(r"applegpu_g(\d+)", self.architecture)
-        return int(number[1]) if number else 0
+        return gpu_of(self.architecture)[0]
 
     @property
     def tier(self) -> str:
@@ -113,6 +112,15 @@ class Found:
 
     mac: Mac
     assumed: tuple[str, ...] = ()
+
+
+def gpu_of(architecture: str) -> tuple[int, str]:
+    """Metal's name of a GPU -> its generation and the letter for its size, "p" a phone's: "applegpu_g17s" is 17, "s".
+
+    0 and "" where it is no such name.
+    """
+    found = re.search(r"g(\d+)([a-z]?)", architecture)
+    return (int(found[1]), found[2]) if found else (0, "")
 
 
 def working_set_bytes(memory_bytes: int, macos: int = NEWEST_MACOS) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from gemma_mlx.sequences import common_prefix
 from gemma_mlx.text.chat import Message
 from gemma_mlx.text.infill import infill
 from gemma_mlx.text.stop import generation_defaults, states_turns, stop_ids
@@ -91,7 +92,7 @@ class Processor:
             return Inputs(tokens=tuple(tokens))
         # Encoded alone, the text before the message may end differently; what agrees is safe to share.
         ahead = self.tokenizer.encode(run[:last], bos=not before)
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ahead, tokens[before:], strict=False)))
+        common = common_prefix(ahead, tokens[before:])
         return Inputs(tokens=tuple(tokens), boundaries=(before + common,))
 
     def fill(self, prefix: str, suffix: str) -> Inputs:

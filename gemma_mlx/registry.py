@@ -41,6 +41,9 @@ MODULES: Final[Mapping[str, str]] = {
     "vaultgemma": "gemma_mlx.models.vaultgemma",
 }
 
+# Formats of weights, as the catalogue calls them, that this version reads; the only place that says so.
+FORMATS: Final[frozenset[str]] = frozenset(("safetensors", "gguf", "compressed-tensors", "gemma"))
+
 # The same names where config.json says `use_bidirectional_attention`: encoders.
 BOTH_WAYS: Final[Mapping[str, str]] = {"gemma3_text": "gemma_mlx.models.embeddinggemma"}
 # The same names where the decoder in `text_config` is a Gemma 2.
@@ -81,6 +84,11 @@ class Match:
     model_type: str
     architecture: Architecture
     spec: Spec
+
+
+def reads(weights: str) -> bool:
+    """Whether weights in a format, "safetensors", "gguf", "compressed-tensors" or "gemma", can be read."""
+    return weights in FORMATS
 
 
 def match(values: Mapping[str, Any]) -> Match:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +20,11 @@ from gemma_mlx.cache import kv
 from gemma_mlx.cache.prefix import SNAPSHOT_BYTES
 from gemma_mlx.cache.quantized import check_bits
 from gemma_mlx.errors import GemmaError, InputError, MemoryLimitError, ModelNotFoundError
-from gemma_mlx.quantize.memory import NEURAL_GENERATION, Kernels, Memory, Use, estimate
+from gemma_mlx.quantize.machine import kernels_here
+from gemma_mlx.quantize.memory import Kernels, Memory, Use, estimate
 from gemma_mlx.quantize.passing import drafting
 from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec, EncoderSpec, StackSpec
+from gemma_mlx.weights.load import PER_LAYER, inspect
 
 CHUNKS: Final = (256, 128, 64)  # smaller than what is asked for, tried in this order
 BITS: Final = 8  # of keys and values, where memory is short
@@ -256,19 +257,20 @@ class Admission:
             self.tell(sentence)
 
 
-def kernels_here() -> Kernels:
-    """How attention is computed on this machine."""
-    here = device.device()
-    mlx = tuple(int(part) for part in re.findall(r"\d+", version("mlx"))[:3])
-    itemsize = device.compute_dtype().size
-    if here.backend != "metal":
-        return Kernels(backend=here.backend, mlx=mlx, itemsize=itemsize)
-    # "applegpu_g17s"; a phone's GPU ("p") of that generation has no matrix units.
-    named = re.search(r"g(\d+)([a-z]?)", here.architecture or "")
-    generation = int(named[1]) if named else Kernels.generation
-    if named and named[2] == "p":
-        generation = min(generation, NEURAL_GENERATION - 1)
-    return Kernels(backend="metal", generation=generation, mlx=mlx, itemsize=itemsize)
+def fits_here(name: str, folder: Path) -> bool:
+    """Whether a checkpoint, with a short prompt, finds room on this machine.
+
+    Raises:
+        GemmaError: whatever is wrong with it.
+    """
+    checkpoint, itemsize = inspect(folder), device.compute_dtype().size
+    weights = checkpoint.memory_bytes(per_layer=PER_LAYER)
+    match = checkpoint.match
+    try:
+        Admission.here().load(Subject(name, match.model_type, match.spec, weights, itemsize))
+    except MemoryLimitError:
+        return False
+    return True
 
 
 def _ways(subject: Subject, reading: Reading, answer: int) -> Iterator[Use]:

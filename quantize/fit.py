@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from gemma_mlx import catalog
-from gemma_mlx.catalog import Row
 from gemma_mlx.errors import InputError
-from gemma_mlx.quantize import formats, machine, subject
+from gemma_mlx.quantize import formats, machine, sources, subject
 from gemma_mlx.quantize.machine import Machine
 from gemma_mlx.quantize.memory import Draft, How, Kernels, Memory, Use, estimate, reads_both_ways
 from gemma_mlx.quantize.speed import Drafting, Speed, Wait, answering, drafted, prefill
@@ -33,7 +32,9 @@ VERDICTS: Final[tuple[Verdict, ...]] = ("comfortable", "tight", "needs sysctl", 
 MARGIN_BYTES: Final = 500_000_000
 STEP: Final = 1024  # largest contexts are multiples of it, or all that the model has
 _SMALLEST: Final = 256
+_ROUNDED: Final = 0.02  # files are larger than their weights by a tokenizer, headers, and what nobody packs
 READING: Final = 10.0  # tokens per second, about twice as quick as people read
+_HARDLY: Final = 0.8
 _MIB: Final = 1 << 20
 _WIRED_STEP: Final = 256  # MiB
 
@@ -96,7 +97,9 @@ class Answer:
         decode: tokens per second of an answer; None for models that write none, and where the chip is not known.
         prefill: the same while a prompt is read.
         first_token: seconds from a prompt to the first token.
-        fetch: the model to fetch for this format.
+        fetch: the model to fetch for this format, as it is typed.
+        repository: that holds this format, or that it is made of; None for a checkpoint.
+        ready: whether that repository holds it; else it is packed on this machine.
         drafting: what drafts cost, where there is a drafter and the chip is known.
     """
 
@@ -114,6 +117,8 @@ class Answer:
     prefill: Speed | None
     first_token: Wait | None
     fetch: str
+    repository: str | None = None
+    ready: bool = True
     drafting: Drafting | None = None
 
     @property
@@ -125,23 +130,6 @@ class Answer:
     def quick(self) -> bool:
         """Whether it writes at least twice as fast as people read, as far as is known."""
         return self.decode is None or self.decode.tokens_per_second >= READING
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The format of a model to take on a machine.
-
-    Attributes:
-        row: of the catalogue: what to fetch.
-        format: to keep it in.
-        answer: how that does.
-        reason: why, as a sentence.
-    """
-
-    row: Row
-    format: str
-    answer: Answer
-    reason: str
 
 
 class Judge:
@@ -195,12 +183,22 @@ class Judge:
             return low * STEP
         return _SMALLEST if self.most > _SMALLEST and fits(_SMALLEST) else None
 
-    def answer(self, name: str, how: How, on: Machine) -> Answer:
-        """How the model does on a machine, packed as `how` says."""
+    def answer(self, name: str, how: How, on: Machine, held: int | None = None) -> Answer:
+        """How the model does on a machine, packed as `how` says.
+
+        Args:
+            name: of the format.
+            how: its matrices are packed.
+            on: the machine.
+            held: bytes of the files that it comes in, where they are known: some hold more than their name says.
+        """
         model, asked = self.subject, self.asked
-        stored = self._traffic(name, how)
+        source = None if model.row is None else sources.of(model.row, name)
+        if held is None and source is not None and source.ready:
+            held = source.nbytes
+        stored = self._traffic(name, how, held=held)
         itemsize = on.kernels.itemsize
-        weights = round(self._traffic(name, how, itemsize).weight_bytes)
+        weights = round(self._traffic(name, how, itemsize, held).weight_bytes)
         if asked.per_layer == "disk":
             weights -= model.traffic.table_bytes(how, itemsize)
         beside = None if model.drafter is None else model.drafter.traffic.stored(model.drafter.how or how, itemsize)
@@ -212,7 +210,6 @@ class Judge:
         largest = self.largest(weights + drafter, on.kernels, within)
         if largest is None and verdict == "no":
             largest = self.largest(weights + drafter, on.kernels, bound["needs sysctl"])
-        trained = model.trained_for(formats.FORMATS[name]) if name in formats.FORMATS else model.name
         answer = Answer(
             model=model.name,
             format=name,
@@ -227,7 +224,9 @@ class Judge:
             decode=None,
             prefill=None,
             first_token=None,
-            fetch=trained.label if isinstance(trained, Row) else model.name,
+            fetch=model.name if source is None or model.row is None else catalog.spelled(model.row, name),
+            repository=None if source is None else source.repository,
+            ready=source is None or source.ready,
         )
         if on.chip is None:
             return answer
@@ -246,11 +245,20 @@ class Judge:
         drafts = model.drafter.traffic.stored(model.drafter.how or how)
         return replace(answer, drafting=drafted(stored, drafts, on.chip, self.context, kv_bits=bits))
 
-    def _traffic(self, name: str, how: How, itemsize: int = 2) -> Traffic:
+    def _traffic(self, name: str, how: How, itemsize: int = 2, held: int | None = None) -> Traffic:
+        """What is stored in a format; where its files are known to hold more, with their bits for each weight."""
         key = (name, itemsize)
         if key not in self._stored:
             self._stored[key] = self.subject.traffic.stored(how, itemsize)
-        return self._stored[key]
+        stored, plain = self._stored[key], self.subject.traffic
+        more = (held or 0) - self.subject.towers.nbytes
+        if name == "bf16" or more <= stored.weight_bytes * (1 + _ROUNDED):
+            return stored
+        return plain.at(min(8 * (more - 2 * plain.plain) / plain.packable, 16.0))
+
+    def nbytes(self, name: str, held: int | None = None) -> int:
+        """About the bytes of the files of a format."""
+        return held or round(self._traffic(name, self.subject.formats[name]).weight_bytes) + self.subject.towers.nbytes
 
     def answers(self, on: Machine) -> tuple[Answer, ...]:
         """One for each format that the model can be had in."""
@@ -302,21 +310,41 @@ def sysctl(peak: int, on: Machine) -> str:
 
 
 def best(answers: Sequence[Answer]) -> Answer:
-    """The format to take: of the easiest verdict, the finest that is quick; if none is, the quickest.
+    """The format to take: of the easiest verdict, and of those that are quick, the best; if none is, the quickest.
 
-    bf16 is taken where a model can be had in nothing else.
+    The best are those that lose next to nothing (8 bits, 6 bits, QAT). Of these, or else of the others, one that is
+    published packed comes before one that is made here, and then the finest. QAT is also taken in place of plain 4 bits
+    where it is hardly slower. bf16 is taken of models that are small even so,
+    and where a model can be had in nothing else.
     """
-    finest = {name: rank for rank, name in enumerate(formats.PREFERENCE)}
+    finest = {name: rank for rank, name in enumerate(("bf16", *formats.PREFERENCE))}
 
-    def key(answer: Answer) -> tuple[int, bool, float]:
+    def key(answer: Answer) -> tuple[float, ...]:
         rank = finest.get(answer.format, len(finest))
         if answer.verdict == "no":
-            return VERDICTS.index("no"), False, answer.memory.peak
-        speed = answer.decode.tokens_per_second if answer.decode else 0.0
-        return VERDICTS.index(answer.verdict), not answer.quick, rank if answer.quick else -speed
+            return VERDICTS.index("no"), answer.memory.peak
+        if not answer.quick and answer.decode is not None:
+            return VERDICTS.index(answer.verdict), True, not answer.ready, -answer.decode.tokens_per_second
+        lossy = answer.format not in formats.NEAR_LOSSLESS
+        return VERDICTS.index(answer.verdict), False, lossy, not answer.ready, rank
 
-    kept = [answer for answer in answers if answer.format in finest] or list(answers)
-    return min(kept, key=key)
+    kept = [
+        answer
+        for answer in answers
+        if answer.format in formats.PREFERENCE
+        or (answer.format == "bf16" and answer.memory.weights <= formats.SMALL_BYTES)
+    ]
+    first = min(kept or answers, key=key)
+    if first.format in formats.NEAR_LOSSLESS or first.verdict == "no":
+        return first
+    return next((each for each in kept if each.format == "QAT" and _nearly_as_quick(each, first)), first)
+
+
+def _nearly_as_quick(one: Answer, other: Answer) -> bool:
+    """Whether one is as easy as the other, and hardly slower."""
+    if one.decode is None or other.decode is None:
+        return one.verdict == other.verdict
+    return one.verdict == other.verdict and one.decode.tokens_per_second >= _HARDLY * other.decode.tokens_per_second
 
 
 def survey(
@@ -355,35 +383,6 @@ def survey(
 def matrix(judge: Judge) -> dict[int, tuple[Answer, ...]]:
     """Memory of a Mac in GB -> how the model does there in every format."""
     return {size: judge.answers(machine.sized(size)) for size in machine.sizes()}
-
-
-def choose(name: str, on: Machine, asked: Asked | None = None) -> Choice:
-    """The variant of a model to take on a machine, with the reason in one sentence.
-
-    Args:
-        name: that the catalogue knows, "12b".
-        on: `machine.here()`, or a Mac of the table.
-        asked: what is to be done with it.
-
-    Raises:
-        ModelNotFoundError: the name means no model, or several.
-        UnsupportedModelError: this version does not run it.
-    """
-    asked = asked or Asked()
-    row = catalog.find(name)
-    model = subject.of_row(row)
-    answer = best(Judge(model, asked).answers(on))
-    took = catalog.find(answer.fetch)
-    if answer.verdict != "no":
-        quick = f", {answer.decode.tokens_per_second:.0f} tokens per second" if answer.decode else ""
-        needs = f"{answer.memory.peak / 1e9:.1f} of {on.limit_bytes / 1e9:.1f} GB"
-        what = {"comfortable": "fits", "tight": "just fits"}.get(answer.verdict, f"fits after {answer.command}")
-        reason = f"{took.label} in {answer.format} {what}: {needs}{quick}."
-    else:
-        smaller = next((other for other, _ in survey(on, asked)[0]), None)
-        instead = f" The best that fits is {smaller.model} in {smaller.format}." if smaller else ""
-        reason = f"{row.label} does not fit, not even in {answer.format}. {answer.reason}{instead}"
-    return Choice(row=took, format=answer.format, answer=answer, reason=reason)
 
 
 def fit(

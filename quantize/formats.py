@@ -91,6 +91,9 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
 )
 # What is taken where several fit, finest first. bf16 is not taken: 8 bits are nearly as exact, and twice as quick.
 PREFERENCE: Final = ("8-bit", "6-bit", "QAT", "mixed", "4-bit")
+NEAR_LOSSLESS: Final = frozenset(("bf16", "8-bit", "6-bit", "QAT"))
+# A model that takes no more than this in bf16 is taken as published: it loses most by packing, and there is no need.
+SMALL_BYTES: Final = 1_500_000_000
 
 
 def named(name: str) -> Format:

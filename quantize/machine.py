@@ -9,7 +9,7 @@ from typing import Final
 
 from gemma_mlx import device, macos
 from gemma_mlx.errors import InputError
-from gemma_mlx.macs import GIB, NEWEST_MACOS, Chip, Found, find, find_chip, macs, working_set_bytes
+from gemma_mlx.macs import GIB, NEWEST_MACOS, Chip, Found, find, find_chip, gpu_of, macs, working_set_bytes
 from gemma_mlx.quantize.memory import NEURAL_GENERATION, Kernels
 
 # What macOS needs for itself, in GiB: on small Macs what is known to go well (4 of 16), on others an eighth.
@@ -69,7 +69,7 @@ def of(found: Found, macos_version: int = NEWEST_MACOS) -> Machine:
         name=str(mac),
         memory_bytes=mac.memory_bytes,
         limit_bytes=mac.working_set_bytes(macos_version),
-        kernels=Kernels(backend="metal", generation=_generation(mac.chip)),
+        kernels=Kernels(backend="metal", generation=generation_of(mac.chip.architecture)),
         chip=mac.chip,
         notes=found.assumed,
     )
@@ -99,13 +99,12 @@ def here() -> Machine:
     seen, told = device.device(), macos.facts()
     if seen.memory_bytes is None or seen.limit_bytes is None:
         raise InputError("This machine does not say how much memory it has.", "gemma fit --mac 'MacBook Air M4 16'")
-    mlx = tuple(int(part) for part in re.findall(r"\d+", version("mlx"))[:3])
     if told is None or seen.backend != "metal":
         return Machine(
             name=f"this machine, no Mac: MLX's {seen.backend} back end",
             memory_bytes=seen.memory_bytes,
             limit_bytes=seen.limit_bytes,
-            kernels=Kernels(backend=seen.backend, mlx=mlx, itemsize=device.compute_dtype().size),
+            kernels=kernels_here(),
             live=True,
         )
     found, notes = macos.identified(told)
@@ -114,7 +113,7 @@ def here() -> Machine:
         name=str(found.mac) if found else f"{told.chip or seen.name}, {seen.memory_bytes // GIB} GB",
         memory_bytes=seen.memory_bytes,
         limit_bytes=seen.limit_bytes,
-        kernels=Kernels(backend="metal", generation=_generation(chip) if chip else 13, mlx=mlx),
+        kernels=kernels_here(chip),
         chip=chip,
         live=True,
         wired_limit_mb=told.wired_limit_mb,
@@ -149,7 +148,24 @@ def named(mac: str | None, chip: str | None, memory: int | None, macos_version: 
     return None
 
 
-def _generation(chip: Chip) -> int:
-    """Of the GPU, for MLX's choice of kernels: a phone's chip of M5's generation has no matrix units."""
-    generation = chip.gpu_generation or NEURAL_GENERATION - 1
-    return generation if chip.neural else min(generation, NEURAL_GENERATION - 1)
+def kernels_here(chip: Chip | None = None) -> Kernels:
+    """How attention is computed on this machine.
+
+    Args:
+        chip: of it, asked where MLX does not name its GPU.
+    """
+    seen = device.device()
+    mlx = tuple(int(part) for part in re.findall(r"\d+", version("mlx"))[:3])
+    itemsize = device.compute_dtype().size
+    if seen.backend != "metal":
+        return Kernels(backend=seen.backend, mlx=mlx, itemsize=itemsize)
+    architecture = seen.architecture or (chip.architecture if chip else "")
+    return Kernels(backend="metal", generation=generation_of(architecture), mlx=mlx, itemsize=itemsize)
+
+
+def generation_of(architecture: str) -> int:
+    """Of a GPU by Metal's name, for MLX's choice of kernels: a phone's GPU of M5's generation has no matrix units."""
+    generation, size = gpu_of(architecture)
+    if not generation:
+        return Kernels.generation
+    return min(generation, NEURAL_GENERATION - 1) if size == "p" else generation

@@ -154,9 +154,9 @@ def measure(
         on_progress: called with ("layer 3 of 26", done, in all).
     """
 
-    def fresh() -> Decoder:
+    def fresh() -> Any:
         """Nothing of it is in memory: arrays that were read stay with the copy that read them."""
-        return cast(Decoder, load(folder, dtype=mx.float32, per_layer="disk").model)
+        return load(folder, dtype=mx.float32, per_layer="disk").model
 
     model = fresh()
     if not isinstance(model, Decoder) or isinstance(model, EncoderDecoder) or model.spec.dim % PROBE.group_size:
@@ -166,7 +166,7 @@ def measure(
     rows = 3 + sum(map(len, matrices))
     width = spec.dim * (spec.altup.streams if spec.altup is not None else 1)
     count = min(len(tokens), max(LEAST_TOKENS, ROWS_BYTES // (rows * width * 4)))
-    ids = mx.array(tokens[:count])[None]
+    ids = mx.array(list(tokens[:count]))[None]
     pass_ = _Pass()
     embedded = pass_.embedded(model, ids)
     count_layers = len(matrices)
@@ -231,7 +231,7 @@ class _Pass:
         if extra and extra[0].shape[-1] % PROBE.group_size == 0:
             self.forked(_TABLE)
             made.append((x, self.packed(_TABLE, extra[0])))
-        stacked: Any = tree_map(lambda *each: mx.concatenate(each), made[0], *made[1:])
+        stacked: Any = tree_map(lambda *each: mx.concatenate(list(each)), made[0], *made[1:])
         return stacked
 
 

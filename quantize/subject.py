@@ -25,7 +25,7 @@ from gemma_mlx.quantize.traffic import Traffic, traffic
 from gemma_mlx.registry import Match
 from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec
 from gemma_mlx.weights import compressed, hub, mobile, remote
-from gemma_mlx.weights.foreign import READ, READERS
+from gemma_mlx.weights.foreign import READERS
 from gemma_mlx.weights.load import Checkpoint, inspect
 from gemma_mlx.weights.quantized import AFFINE_GROUPS, Quantization
 
@@ -110,7 +110,7 @@ class Subject:
             return self.row or self.name
         if self.row is None or self.row.qat is not None:
             return self.row if self.row is not None and self.row.qat == each.trained else None
-        return next((row for row in catalog.rows() if _is_qat_of(row, self.row, each.trained)), None)
+        return catalog.kin(self.row, each.trained)
 
     @property
     def parameters(self) -> int:
@@ -120,11 +120,6 @@ class Subject:
     def bits(self, stored: Traffic) -> float:
         """Bits per weight in a format, with scales and biases, and with what is not packed."""
         return 8 * stored.weight_bytes / self.parameters
-
-
-def _is_qat_of(row: Row, plain: Row, trained: str) -> bool:
-    same = (row.network, row.generation, row.variant) == (plain.network, plain.generation, plain.variant)
-    return same and row.qat == trained and row.format == "safetensors" and row.repository is not None
 
 
 def of(name: str, draft: str | None = None) -> Subject:
@@ -160,7 +155,7 @@ def _of(name: str) -> Subject:
         return of_checkpoint(name, inspect(hub.resolve(name)))
     known = {row.repository.lower(): row for row in catalog.rows() if row.repository}
     if "/" not in name or name.strip().lower() in known:
-        row = known.get(name.strip().lower()) or catalog.find(name)
+        row = known.get(name.strip().lower()) or catalog.meant(name).row
         if row.repository is None or row.format not in READERS or packed_as(row) is not None:
             return of_row(row)
         name = row.repository  # only its files say how it is packed
@@ -220,7 +215,7 @@ def of_row(row: Row) -> Subject:
         raise UnsupportedModelError(
             f"The dimensions of {row.name} are not known.", "gemma fit FOLDER, or the id of its repository."
         )
-    if row.format not in READ:
+    if not registry.reads(row.format):
         raise UnsupportedModelError(
             f"{row.name} is packed for other programs ({row.format}), and cannot be read here.",
             "Name the model it was made from.",
@@ -306,6 +301,16 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> Subject:
             *_said(match.spec),
         ),
     )
+
+
+def of_config(name: str, config: Mapping[str, Any]) -> Subject:
+    """A model of which only config.json is known.
+
+    Raises:
+        ConfigError, UnsupportedModelError: it cannot be judged.
+    """
+    match = registry.match(config)
+    return Subject(name=name, spec=match.spec, traffic=_built(match))
 
 
 def _said(spec: Spec) -> tuple[str, ...]:

@@ -17,9 +17,9 @@ from gemma_mlx.quantize import sensitivity
 from gemma_mlx.quantize.budget import Option, allocate, least
 from gemma_mlx.quantize.fit import VERDICTS, Verdict, bounds, judged
 from gemma_mlx.quantize.formats import Rule
-from gemma_mlx.quantize.machine import Machine, sized, sizes
 from gemma_mlx.quantize.head import TABLE as HEAD_TABLE
 from gemma_mlx.quantize.head import wants_head
+from gemma_mlx.quantize.machine import Machine, sized, sizes
 from gemma_mlx.quantize.memory import Memory, Use, estimate
 from gemma_mlx.quantize.pack import pack, relative_error
 from gemma_mlx.quantize.plan import Decision, Plan, plan

@@ -242,6 +242,7 @@ def online(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # of a megabyte as 10 MB are of a gigabyte
     server.models[TINY] = repository_files(tmp_path, shard_bytes=200_000)
     return server

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +96,116 @@ SPELLINGS: Final = {
 }
 
 
+# Variants, as they are typed here and in other programs.
+VARIANTS: Final = {
+    "12b": ("gemma-4-12B-it", None),
+    "12b:8bit": ("gemma-4-12B-it", "8-bit"),
+    "12b-8bit": ("gemma-4-12B-it", "8-bit"),
+    "12b@8bit": ("gemma-4-12B-it", "8-bit"),
+    "12b 8 bit": ("gemma-4-12B-it", "8-bit"),
+    "gemma4:12b:6bit": ("gemma-4-12B-it", "6-bit"),
+    "gemma4:12b:bf16": ("gemma-4-12B-it", "bf16"),
+    "gemma3:12b-it-fp16": ("gemma-3-12b-it", "bf16"),
+    "gemma3:12b-it-q8_0": ("gemma-3-12b-it", "8-bit"),
+    "gemma3:12b-it-q4_K_M": ("gemma-3-12b-it", "4-bit"),
+    "gemma3:12b-it-qat": ("gemma-3-12b-it", "QAT"),
+    "gemma3:12b-it-q4_0": ("gemma-3-12b-it", "4-bit"),
+    "gemma3:27b-qat": ("gemma-3-27b-it", "QAT"),
+    "27b:qat": ("gemma-3-27b-it", "QAT"),
+    "gemma-3-4b-it-qat-4bit": ("gemma-3-4b-it", "QAT"),
+    "gemma-3-4b-it-4bit": ("gemma-3-4b-it", "4-bit"),
+    "gemma-4-12b:8bit": ("gemma-4-12B", "8-bit"),
+    "gemma4:12b-pt:8bit": ("gemma-4-12B", "8-bit"),
+    "e4b:mixed": ("gemma-4-E4B-it", "mixed"),
+    "medgemma:4b-it:4bit": ("medgemma-4b-it", "4-bit"),
+    "google/gemma-3-4b-it:8bit": ("gemma-3-4b-it", "8-bit"),
+    "gemma3:27b-qat:8bit": ("gemma-3-27b-it-qat-q4_0-unquantized", "8-bit"),
+    "gemma3:4b-qat-gguf": ("gemma-3-4b-it-qat-q4_0-gguf", None),
+    "gemma3:4b-qat-int4": ("gemma-3-4b-it-qat-int4-unquantized", None),
+}
+
+
+@pytest.mark.parametrize("spelling", VARIANTS)
+def test_a_variant_is_found(spelling: str) -> None:
+    meant = catalog.meant(spelling)
+    assert (meant.row.name, meant.form) == VARIANTS[spelling]
+    assert not meant.exact
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_name_without_a_variant_means_the_same_model(spelling: str) -> None:
+    meant = catalog.meant(spelling)
+    if "qat" not in spelling:
+        assert (meant.row, meant.form) == (catalog.find(spelling), None)
+
+
+@pytest.mark.parametrize("name", ["google/gemma-3-4b-it", "GOOGLE/gemma-3-4b-it", "gemma-3-4b-it"])
+def test_a_repository_leaves_nothing_to_choose(name: str) -> None:
+    assert catalog.meant(name).exact
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "hint"),
+    [
+        ("12bb", "is no published Gemma", "gemma4:12b"),
+        ("12bb:8bit", "'12bb' is no published Gemma", "gemma4:12b"),
+        ("12b:9bit", "There is no variant of 9 bits; there are bf16, 8-bit", "12b:8bit"),
+        ("gemma2:9b:qat", "gemma2:9b was never trained for 4 bits", "gemma fit gemma2:9b"),
+        ("gemma3:8bit", "is 5 models", "gemma3:270m"),
+        ("mlx-community/gemma-3-4b-it-4bit", "is no published Gemma", "Names look like"),
+    ],
+)
+def test_a_variant_that_is_not_there(name: str, told: str, hint: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog.meant(name)
+    assert told in caught.value.message
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in catalog.rows() if row.short and row.qat is None], ids=lambda row: row.name
+)
+def test_what_is_typed_for_a_variant_means_it(row: catalog.Row) -> None:
+    for form in catalog.FORMS:
+        if form != "QAT" or catalog.kin(row, catalog.TRAINED) is not None:
+            meant = catalog.meant(catalog.spelled(row, form))
+            assert (meant.row, meant.form) == (row, form)
+
+
+def test_packed_repositories() -> None:
+    packed = catalog.packed()
+    assert len({each.repository.lower() for each in packed}) == len(packed)
+    known = {row.repository for row in catalog.rows()}
+    for each in packed:
+        assert re.fullmatch(r"[A-Za-z0-9-]+/[\w.-]+", each.repository)
+        assert each.form in catalog.FORMS
+        assert each.source
+        assert each.row.qat is None
+        assert each.row.format == "safetensors"
+        plain = each.row.name.lower()
+        assert plain in each.repository.lower(), "it is named after what is packed in it"
+        if each.repository in known:
+            assert each.format in ("gguf", "compressed-tensors")
+            assert each.form == "QAT"
+            continue
+        bits = re.search(r"-(\d)bit\Z", each.repository)
+        assert bits is not None
+        assert {"QAT": "4", "mixed": "4"}.get(each.form, each.form[0]) == bits[1]
+        assert ("qat" in each.repository.lower()) == (each.form == "QAT")
+        if each.nbytes is not None and each.row.nbytes() is not None:
+            assert each.row.nbytes(int(bits[1])) < each.nbytes * 1.02, "no fewer bits than it says"  # type: ignore[operator]
+            assert each.nbytes < each.row.nbytes(), "and fewer than before"  # type: ignore[operator]
+    twice = Counter((each.row.name, each.form, each.format) for each in packed)
+    assert twice.most_common(1)[0][1] == 1
+
+
+def test_the_kin_of_a_model() -> None:
+    plain, trained = catalog.find("gemma3:4b"), catalog.find("gemma3:4b-qat")
+    assert catalog.kin(plain, "q4_0") is trained
+    assert catalog.kin(trained, None) is plain
+    assert catalog.kin(catalog.find("medgemma:4b"), "q4_0") is None, "the same dimensions, and another model"
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_name_is_found(spelling: str) -> None:
     assert catalog.find(spelling).name == SPELLINGS[spelling]
@@ -152,7 +264,7 @@ def test_every_name_of_a_row_means_that_row(row: catalog.Row) -> None:
 
 def test_rows_agree_with_each_other() -> None:
     rows = catalog.rows()
-    assert len(rows) == 185
+    assert len(rows) == 187
     assert [row.name for row in rows] == sorted((row.name for row in rows), key=str.lower)
     for row in rows:
         assert set(row.modalities) <= {"text", "image", "audio", "video"}
@@ -189,7 +301,7 @@ def test_the_totals_of_published_files() -> None:
 def test_the_file_is_one_row_to_a_line() -> None:
     text = FILE.read_text(encoding="utf-8")
     read = json.loads(text)
-    assert len(text.splitlines()) == len(read["networks"]) + len(read["models"]) + 6
+    assert len(text.splitlines()) == len(read["networks"]) + len(read["models"]) + len(read["packed"]) + 8
     assert len(text) < 150_000
 
 
@@ -197,6 +309,7 @@ def test_reading_takes_milliseconds_and_help_does_not_read_it() -> None:
     times = []
     for _ in range(5):
         started = time.perf_counter()
+        catalog._read.cache_clear()
         catalog.rows.__wrapped__()
         times.append(time.perf_counter() - started)
     assert min(times) < 0.05  # 0.002 s on a quiet machine

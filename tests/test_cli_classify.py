@@ -152,7 +152,8 @@ def test_the_model_that_is_taken_is_named(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert run("a") == 1
     assert "gemma classify -m google/shieldgemma-2b" in capsys.readouterr().err
-    monkeypatch.setattr("gemma_mlx.weights.hub.default_classifier", lambda: gemma.name)
+    monkeypatch.setattr("gemma_mlx.weights.hub.default", lambda _role: (gemma.name, "because"))
+    monkeypatch.setattr("gemma_mlx.cli.classify.found", lambda name, **_: (name, None))
     assert run("a") == 0
     assert f"Taking {gemma.name}" in capsys.readouterr().err
 

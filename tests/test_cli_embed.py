@@ -167,7 +167,8 @@ def test_no_model_named_and_none_there(
 def test_the_model_that_is_taken_is_named(
     gemma: Gemma, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gemma_mlx.weights.hub.default_embedder", lambda: gemma.name)
+    monkeypatch.setattr("gemma_mlx.weights.hub.default", lambda _role: (gemma.name, "because"))
+    monkeypatch.setattr("gemma_mlx.cli.embed.found", lambda name, **_: (name, None))
     assert run("hello") == 0
     assert f"Taking {gemma.name}" in capsys.readouterr().err
     assert run("hello", "--quiet") == 0

@@ -24,7 +24,8 @@ __all__ = ["server"]
 AIR: Final = ("--mac", "MacBook Air M4 16")
 ANSWER: Final = [
     "model", "format", "bits_per_weight", "memory", "limit_bytes", "verdict", "reason", "command", "context",
-    "largest_context", "decode", "prefill", "first_token", "fetch", "drafting", "peak_bytes", "margin_bytes",
+    "largest_context", "decode", "prefill", "first_token", "fetch", "repository", "ready", "drafting",
+    "peak_bytes", "margin_bytes",
 ]  # fmt: skip
 MACHINE: Final = [
     "name", "is_mac", "memory_bytes", "limit_bytes", "ceiling_bytes", "live", "wired_limit_mb", "power", "chip",

@@ -95,7 +95,7 @@ def test_filters(stocked: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(listed("4")) < set(listed("4", "--all"))
     assert listed("--family", "vaultgemma") == ["vaultgemma:1b"], "a family without one that answers"
     assert listed("--family", "gemma 3n", "e4b") == ["gemma3n:e4b"]
-    assert len(listed("--all")) == 185
+    assert len(listed("--all")) == 187
 
 
 def test_nothing_of_that_name(online: Hub, capsys: pytest.CaptureFixture[str]) -> None:

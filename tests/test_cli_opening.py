@@ -15,6 +15,7 @@ from gemma_mlx.quantize.admission import Admission
 from gemma_mlx.quantize.memory import Kernels
 from gemma_mlx.weights import hub
 from tests.hub import TINY, Hub, online, server
+from tests.test_weights_hub_embedders import install
 
 __all__ = ["online", "server"]
 
@@ -30,12 +31,25 @@ def test_a_name_is_taken_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_name_a_sentence_says_what_is_taken(
     quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def default(limit_bytes: int | None) -> tuple[str, Path, str]:
-        return "x/y", Path(), "x/y is the newest."
-
-    monkeypatch.setattr(hub, "default_model", default)
+    monkeypatch.setattr(hub, "default", lambda _role, _fits: ("x/y", "x/y is the newest."))
     assert opening.chosen(None, quiet=quiet) == "x/y"
     assert capsys.readouterr() == ("", "" if quiet else "x/y is the newest.\n")
+
+
+def test_without_a_name_the_estimator_says_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    install(tmp_path, "google/gemma-2b-it", "gemma")
+    damaged = install(tmp_path, "google/gemma-3-1b-it", "gemma3_text")
+    assert opening.chosen(None) == "google/gemma-3-1b-it"
+    (damaged / "model.safetensors").write_bytes(b"<html>")
+    assert opening.chosen(None) == "google/gemma-2b-it", "a damaged one is passed over"
+    monkeypatch.setenv("GEMMA_MEMORY_LIMIT", "1MB")
+    assert opening.chosen(None) == hub.DEMO
+    assert "None of the 2 Gemmas on this machine fits into its memory" in capsys.readouterr().err
 
 
 def test_found(tmp_path: Path) -> None:
@@ -82,7 +96,8 @@ def test_a_model_too_large_for_the_machine_says_so(
     small = replace(device.device(), limit_bytes=1000)
     monkeypatch.setattr(device, "device", lambda: small)
     opening.found(TINY)
-    assert "Its weights do not fit into the 1.0 kB of memory" in capsys.readouterr().err
+    assert "It needs 0.00 GB, and there are 0.00 GB." not in (told := capsys.readouterr().err)
+    assert "It needs " in told, "the estimator's sentence"
 
 
 def test_a_model_is_loaded() -> None:

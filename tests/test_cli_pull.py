@@ -43,7 +43,7 @@ def test_the_folder_is_printed(online: Hub, capsys: pytest.CaptureFixture[str]) 
 def test_json(online: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(TINY, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == ["model", "folder", "commit", "bytes", "fetched_bytes", "files"]
+    assert list(found) == ["model", "folder", "commit", "bytes", "fetched_bytes", "variant", "way", "reason", "files"]
     assert found["commit"] == COMMIT
     assert found["bytes"] == sum(file["bytes"] for file in found["files"])
     assert 0 < found["fetched_bytes"] < found["bytes"], "config.json came first"

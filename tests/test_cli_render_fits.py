@@ -79,7 +79,7 @@ def test_commands_are_whole(columns: int | None) -> None:
 def test_a_survey() -> None:
     text = drawn_survey(SURVEY, 80)
     first = next(line for line in text.splitlines() if line.startswith("gemma4:"))
-    assert first.split()[:2] == ["gemma4:26b-a4b", "mixed"]
+    assert first.split()[:2] == ["gemma4:26b-a4b", "4-bit"]
     for part in ("Best first: ", "the same sizes:", "medgemma:4b", "left out:", "too large", "model  ", "273 GB/s"):
         assert part in text
     assert "2 sequences; keys and values of full layers in 8 bits; 2 pictures; 5 s of sound" in drawn_survey(

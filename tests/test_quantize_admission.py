@@ -13,11 +13,12 @@ import mlx.core as mx
 import pytest
 
 import gemma_mlx
-from gemma_mlx import catalog, device, registry
+from gemma_mlx import catalog, registry
 from gemma_mlx.admission import Plan, Reading, Subject
 from gemma_mlx.cache.quantized import GROUP
 from gemma_mlx.errors import MemoryLimitError
-from gemma_mlx.quantize.admission import ANSWER, CHUNKS, LEAST_ANSWER, Admission, kernels_here
+from gemma_mlx.quantize.admission import ANSWER, CHUNKS, LEAST_ANSWER, Admission
+from gemma_mlx.quantize.machine import kernels_here
 from gemma_mlx.quantize.memory import Kernels, Use, estimate
 from tests.tiny import tiny_config, write_tiny
 
@@ -212,18 +213,6 @@ def test_it_takes_no_time(tokens: int, limit: int) -> None:
             admission.read(model, reading(tokens, answer=None))
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.25  # milliseconds where shapes are not checked and nobody else computes
-
-
-@pytest.mark.parametrize(
-    ("architecture", "generation"),
-    [("applegpu_g13s", 13), ("applegpu_g16g", 16), ("applegpu_g17s", 17), ("applegpu_g17p", 16), (None, 13)],
-)
-def test_the_kernels_of_a_mac(monkeypatch: pytest.MonkeyPatch, architecture: str | None, generation: int) -> None:
-    mac = device.Device(backend="metal", name="a Mac", memory_bytes=1, limit_bytes=1, architecture=architecture)
-    monkeypatch.setattr(device, "device", lambda: mac)
-    found = kernels_here()
-    assert (found.backend, found.generation) == ("metal", generation)
-    assert found.mlx >= (0, 30)
 
 
 def test_here(monkeypatch: pytest.MonkeyPatch) -> None:

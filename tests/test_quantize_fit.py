@@ -19,7 +19,6 @@ from gemma_mlx.quantize.fit import (
     Judge,
     best,
     bounds,
-    choose,
     fit,
     judged,
     matrix,
@@ -49,10 +48,10 @@ BY_HAND: list[tuple[str, str, float, float, int, int, int, int]] = [
     ("gemma4:e2b", "4-bit", 2.280, 4.5, 6_144, 12_288, 512, 8),
     ("gemma4:12b", "4-bit", 11.907, 4.5, 16_384, 327_680, 1024, 16),
     ("gemma4:12b", "QAT", 11.907, 5.0, 16_384, 327_680, 1024, 16),
-    ("gemma4:31b", "4-bit", 30.696, 4.5, 81_920, 819_200, 1024, 32),
+    ("gemma4:31b", "6-bit", 30.696, 6.5, 81_920, 819_200, 1024, 32),
     ("gemma4:31b", "8-bit", 30.696, 8.5, 81_920, 819_200, 1024, 32),
     ("gemma4:31b", "bf16", 30.696, 16.0, 81_920, 819_200, 1024, 32),
-    ("gemma3:27b", "4-bit", 27.008, 4.5, 81_920, 425_984, 1024, 0),
+    ("gemma3:27b", "6-bit", 27.008, 6.5, 81_920, 425_984, 1024, 0),
     ("gemma3:27b", "bf16", 27.008, 16.0, 81_920, 425_984, 1024, 0),
 ]
 
@@ -84,7 +83,7 @@ def test_memory_by_hand(
         ("gemma4:12b", "4-bit", 16, "comfortable"),  # 9.0 of 12.7
         ("gemma4:12b", "8-bit", 16, "no"),  # 14.9
         ("gemma3:27b", "4-bit", 16, "no"),
-        ("gemma3:27b", "4-bit", 24, "comfortable"),  # 18.2 of 19.1
+        ("gemma3:27b", "4-bit", 24, "needs sysctl"),  # 19.1 of 19.1: what is published holds its head twice
         ("gemma3:27b", "QAT", 24, "needs sysctl"),  # 19.9 of 19.1
         ("gemma3:27b", "4-bit", 32, "comfortable"),
         ("gemma3:27b", "8-bit", 32, "no"),  # 31.7 of 26.8, and 30.1 at most
@@ -298,23 +297,7 @@ def test_the_finest_format_that_is_easy_and_quick() -> None:
     assert best(judge.answers(_on("MacBook Air M4 16"))).format == "QAT"  # 6 bits fit, and are slower than 10 tokens/s
     assert best(judge.answers(machine.sized(16))).format == "6-bit"  # where no speed is known
     slow = best(Judge(of("gemma3:27b"), Asked(text_only=True)).answers(_on("MacBook Air M4 32")))
-    assert slow.format == "4-bit"  # none is quick: the quickest
-
-
-@pytest.mark.parametrize(
-    ("name", "mac", "took", "form", "reason"),
-    [
-        ("12b", "MacBook Air M4 16", "gemma4:12b-qat", "QAT", "gemma4:12b-qat in QAT fits: 9.8 of 12.7 GB, 11 tokens"),
-        ("e4b", "m4 max 64", "gemma4:e4b", "8-bit", "gemma4:e4b in 8-bit fits"),
-        ("27b", "m3 24", "gemma3:27b", "4-bit", "in 4-bit fits after sudo sysctl iogpu.wired_limit_mb="),
-        ("31b", "MacBook Air M4 16", "gemma4:31b", "4-bit", "The best that fits is gemma4:12b in QAT."),
-    ],
-)
-def test_choosing_a_variant(name: str, mac: str, took: str, form: str, reason: str) -> None:
-    choice = choose(name, _on(mac))
-    assert (choice.row.label, choice.format) == (took, form)
-    assert reason in choice.reason
-    assert "\n" not in choice.reason
+    assert slow.format == "QAT"  # none is quick, and it is hardly slower than the quickest
 
 
 def test_the_public_function() -> None:

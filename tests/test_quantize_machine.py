@@ -11,7 +11,7 @@ from gemma_mlx import device, macos
 from gemma_mlx.errors import InputError
 from gemma_mlx.macs import GIB, find, macs
 from gemma_mlx.quantize import machine
-from gemma_mlx.quantize.machine import here, left_for_macos, named, of, sized, sizes
+from gemma_mlx.quantize.machine import generation_of, here, kernels_here, left_for_macos, named, of, sized, sizes
 
 FACTS = macos.Facts(
     identifier="Mac16,5", chip="Apple M4 Max", cpu_cores=16, gpu_cores=40, memory_bytes=64 * GIB, version="26.1",
@@ -116,3 +116,29 @@ def test_no_mac(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_machine_that_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="does not say how much memory"):
         _on(monkeypatch, None, memory_bytes=None, limit_bytes=None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "generation"),
+    [("applegpu_g13s", 13), ("applegpu_g16g", 16), ("applegpu_g17s", 17), ("applegpu_g17p", 16), (None, 13)],
+)
+def test_the_kernels_of_a_mac(monkeypatch: pytest.MonkeyPatch, architecture: str | None, generation: int) -> None:
+    mac = device.Device(backend="metal", name="a Mac", memory_bytes=1, limit_bytes=1, architecture=architecture)
+    monkeypatch.setattr(device, "device", lambda: mac)
+    found = kernels_here()
+    assert (found.backend, found.generation) == ("metal", generation)
+    assert found.mlx >= (0, 30)
+
+
+def test_the_kernels_of_this_machine_are_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Admission and `gemma fit` ask the same function; where MLX names no GPU, the chip's name stands in."""
+    assert here().kernels == kernels_here()
+    on = _on(monkeypatch, FACTS, architecture="applegpu_g17s")
+    assert on.kernels == kernels_here()
+    assert on.kernels.generation == 17, "MLX knows better than a table"
+    assert on.kernels.itemsize == 4, "the tests compute on the CPU"
+
+
+def test_every_chip_has_the_matrix_units_that_its_gpu_says() -> None:
+    for mac in macs():
+        assert mac.chip.neural == (generation_of(mac.chip.architecture) >= 17), mac.chip

@@ -29,7 +29,7 @@ _DATA = ("errors", "spec")
 _MODEL = (*_DATA, "config", "weights.names", "cache", "nn", "towers", "models", "registry")
 _WEIGHTS = (*_MODEL, "gguf", "catalog", "device", "weights")
 _TEXT = (*_DATA, "config", "gguf", "text")
-_INPUTS = (*_TEXT, "media", "processor")
+_INPUTS = (*_TEXT, "sequences", "media", "processor")
 _GENERATE = (*_DATA, "cache", "text", "generate")
 _SESSION = ("admission", *_WEIGHTS, *_INPUTS, *_GENERATE, "classifier", "embedder", "gemma", "session")
 _LIBRARY = (*_SESSION, "macos", "macs", "system", "selftest", "diagnosis", "")
@@ -39,7 +39,8 @@ MAY_IMPORT: Final[Mapping[str, tuple[str, ...]]] = {
     "gguf": ("errors",),
     "config": (*_DATA, "gguf"),
     "weights.names": ("errors",),
-    "cache": _DATA,
+    "sequences": (),
+    "cache": (*_DATA, "sequences"),
     "nn": (*_DATA, "cache"),
     "towers": (*_DATA, "cache", "nn"),
     "models": (*_DATA, "config", "weights.names", "cache", "nn", "towers"),
@@ -76,6 +77,7 @@ OUTSIDE: Final[Mapping[str, tuple[str, ...] | None]] = {
     "huggingface_hub": (
         "weights.cached",
         "weights.hub_facts",
+        "weights.made",
         "weights.pull",
         "weights.remote",
         "weights.transfer",

@@ -10,9 +10,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from gemma_mlx import catalog
+from gemma_mlx import catalog, registry
 from gemma_mlx.errors import ConfigError, UnsupportedModelError
-from gemma_mlx.weights.foreign import READ, READERS, note, steps_of
+from gemma_mlx.weights.foreign import READERS, note, steps_of
 from gemma_mlx.weights.load import inspect, load
 from gemma_mlx.weights.quantized import FOREIGN
 from gemma_mlx.weights.repack import Grid
@@ -25,8 +25,8 @@ UP = "model.layers.1.mlp.up_proj"
 def test_the_table_of_readers() -> None:
     assert READERS.keys() == {"gemma", "compressed-tensors"}
     assert not READERS.keys() & FOREIGN.keys(), "what is read is not refused"
-    assert {"safetensors", "gguf", *READERS} == READ
-    assert {row.format for row in catalog.rows()} <= READ
+    assert {"safetensors", "gguf", *READERS} == registry.FORMATS
+    assert {row.format for row in catalog.rows()} <= registry.FORMATS
 
 
 def test_a_table_beside_the_text_model_is_found(tmp_path: Path) -> None:

@@ -231,30 +231,18 @@ def test_installed_where_there_is_no_cache(cache: Path) -> None:
 
 def test_the_newest_then_the_largest_that_fits(cache: Path) -> None:
     _install(cache, "google/gemma-2-9b-it", "gemma2", num_hidden_layers=9)
-    small = _install(cache, "google/gemma-3-1b-it", "gemma3_text")
-    large = _install(cache, "google/gemma-3-4b-it", "gemma3", num_hidden_layers=6)
-    name, folder, why = hub.default_model(None)
-    assert (name, folder) == ("google/gemma-3-4b-it", large)
-    assert why == "google/gemma-3-4b-it is the newest Gemma on this machine."
-    from gemma_mlx.weights.load import inspect
-
-    limit = int(inspect(large).memory_bytes() * hub.HEADROOM) - 1
-    name, folder, why = hub.default_model(limit)
-    assert (name, folder) == ("google/gemma-3-1b-it", small)
-    assert why == "google/gemma-3-1b-it is the newest Gemma on this machine that fits in 0 GB."
+    _install(cache, "google/gemma-3-1b-it", "gemma3_text")
+    _install(cache, "google/gemma-3-4b-it", "gemma3", num_hidden_layers=6)
+    why = "is the newest Gemma on this machine that fits."
+    assert hub.default("chat") == ("google/gemma-3-4b-it", f"google/gemma-3-4b-it {why}")
+    small = hub.default("chat", lambda model: model.name != "google/gemma-3-4b-it")
+    assert small == ("google/gemma-3-1b-it", f"google/gemma-3-1b-it {why}")
 
 
 def test_a_base_model_stands_behind_those_that_chat(cache: Path) -> None:
     _install(cache, "google/gemma-3-1b-pt", "gemma3_text", chats=False)
     _install(cache, "google/gemma-2b-it", "gemma")
-    assert hub.default_model(None)[0] == "google/gemma-2b-it"
-
-
-def test_a_damaged_one_is_passed_over(cache: Path) -> None:
-    _install(cache, "google/gemma-2b-it", "gemma")
-    damaged = _install(cache, "google/gemma-3-1b-it", "gemma3_text")
-    (damaged / "model.safetensors").write_bytes(b"<html>")
-    assert hub.default_model(None)[0] == "google/gemma-2b-it"
+    assert hub.default("chat")[0] == "google/gemma-2b-it"
 
 
 @pytest.fixture
@@ -265,14 +253,17 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_model_in_the_box(cache: Path, box: Path) -> None:
+    def nothing(_: hub.Installed) -> bool:
+        return False
+
     assert hub.resolve("demo") == box
-    name, folder, why = hub.default_model(None)
-    assert (name, folder) == ("demo", box)
+    name, why = hub.default("chat")
+    assert name == "demo"
     assert "No Gemma was found on this machine, so this is the model in the box" in why
     _install(cache, "google/gemma-3-1b-it", "gemma3_text")
-    assert "google/gemma-3-1b-it, the only Gemma on this machine, does not fit" in hub.default_model(1000)[2]
+    assert "google/gemma-3-1b-it, the only Gemma on this machine, does not fit" in hub.default("chat", nothing)[1]
     _install(cache, "google/gemma-2b-it", "gemma")
-    name, _, why = hub.default_model(1000)
+    name, why = hub.default("chat", nothing)
     assert name == "demo"
     assert "None of the 2 Gemmas on this machine fits" in why
 
@@ -286,4 +277,4 @@ def test_an_empty_box(box: Path) -> None:
 def test_scanning_reads_no_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(cache, "google/gemma-3-1b-it", "gemma3_text")
     monkeypatch.setattr(mx, "load", lambda *_: pytest.fail("weights were read"))
-    assert hub.default_model(None)[0] == "google/gemma-3-1b-it"
+    assert hub.default("chat")[0] == "google/gemma-3-1b-it"

@@ -24,14 +24,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_shieldgemma_judges_and_does_not_chat(cache: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no ShieldGemma on this machine") as caught:
-        hub.default_classifier()
+        hub.default("judge")[0]
     assert "google/shieldgemma-2b" in str(caught.value.hint)
     install(cache, "google/shieldgemma-9b", "gemma2")
-    assert hub.default_model(None)[0] == hub.DEMO
-    assert hub.default_classifier() == "google/shieldgemma-9b"
+    assert hub.default("chat")[0] == hub.DEMO
+    assert hub.default("judge")[0] == "google/shieldgemma-9b"
     install(cache, "google/gemma-2b-it", "gemma")
-    assert hub.default_model(None)[0] == "google/gemma-2b-it"
-    assert hub.default_classifier() == "google/shieldgemma-9b"
+    assert hub.default("chat")[0] == "google/gemma-2b-it"
+    assert hub.default("judge")[0] == "google/shieldgemma-9b"
 
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json", "chat_template.json"])
@@ -39,12 +39,12 @@ def test_one_of_another_name_is_known_by_its_template(file: str, cache: Path) ->
     folder = install(cache, "someone/guard", "gemma2")
     text = SHIELD_TEMPLATE if file.endswith(".jinja") else json.dumps({"chat_template": SHIELD_TEMPLATE})
     (folder / file).write_text(text)
-    assert hub.default_classifier() == "someone/guard"
-    assert hub.default_model(None)[0] == hub.DEMO
+    assert hub.default("judge")[0] == "someone/guard"
+    assert hub.default("chat")[0] == hub.DEMO
 
 
 def test_the_last_to_come_is_taken(cache: Path) -> None:
     for age, name in enumerate(["google/shieldgemma-2b", "google/shieldgemma-9b"]):
         folder = install(cache, name, "gemma2")
         os.utime(folder / "config.json", (1e9 - age, 1e9 - age))
-    assert hub.default_classifier() == "google/shieldgemma-2b"
+    assert hub.default("judge")[0] == "google/shieldgemma-2b"

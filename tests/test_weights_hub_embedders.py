@@ -37,14 +37,14 @@ def install(cache: Path, name: str, kind: str, **changes: Any) -> Path:
 
 def test_embedding_models_do_not_chat(cache: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no embedding model on this machine") as caught:
-        hub.default_embedder()
+        hub.default("embed")[0]
     assert EMBEDDER in str(caught.value.hint)
     install(cache, EMBEDDER, "gemma3_text", use_bidirectional_attention=True)
-    assert hub.default_model(None)[0] == hub.DEMO
-    assert hub.default_embedder() == EMBEDDER
+    assert hub.default("chat")[0] == hub.DEMO
+    assert hub.default("embed")[0] == EMBEDDER
     install(cache, "google/gemma-2b-it", "gemma")
-    assert hub.default_model(None)[0] == "google/gemma-2b-it"
-    assert hub.default_embedder() == EMBEDDER
+    assert hub.default("chat")[0] == "google/gemma-2b-it"
+    assert hub.default("embed")[0] == EMBEDDER
 
 
 def test_drafters_do_not_chat(cache: Path) -> None:
@@ -54,7 +54,7 @@ def test_drafters_do_not_chat(cache: Path) -> None:
     (drafter / "tokenizer.json").unlink()  # its target's will do
     assert hub.resolve("google/gemma-4-E2B-it-assistant") == drafter
     assert [(model.drafts, model.embeds) for model in hub.installed()] == [(False, False), (True, False)]
-    assert hub.default_model(None)[0] == "google/gemma-2b-it"
+    assert hub.default("chat")[0] == "google/gemma-2b-it"
 
 
 def test_one_without_its_linear_maps_is_not_complete(cache: Path) -> None:

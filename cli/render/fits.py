@@ -67,9 +67,9 @@ def _models(answers: list[dict[str, Any]], fit: int | None) -> str:
 
 
 _SURVEY_NOTES: Final = (
-    "Best first: comfortable, 10 tokens/s or more, newest, largest. The format is the finest of 8-bit, 6-bit, QAT, "
-    "mixed and 4-bit that is as easy and as quick. Context is the longest with this verdict; writing and reading are "
-    "in tokens per second. gemma fit MODEL says more."
+    "Best first: comfortable, 10 tokens/s or more, newest, largest. The format is the best that is as easy and as "
+    "quick: gemma chat MODEL fetches it. Context is the longest with this verdict; writing and reading are in tokens "
+    "per second. gemma fit MODEL says more."
 )
 
 
@@ -124,8 +124,8 @@ def _reasons(answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "first token", f"after {_seconds(answer['first_token'])}."
     if answer["drafting"]:
         yield "drafting", answer["drafting"]["reason"]
-    if answer["fetch"] != answer["model"]:
-        yield "fetch", answer["fetch"]
+    if answer["repository"]:
+        yield "fetch", answer["fetch"] if answer["ready"] else f"{answer['fetch']}, packed here"
 
 
 def bar(answer: dict[str, Any], fit: int | None) -> str:

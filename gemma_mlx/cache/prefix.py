@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Final, cast
 
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from gemma_mlx.cache.decoder import DecoderCache, Snapshot
 from gemma_mlx.cache.quantized import BITS
 from gemma_mlx.errors import CacheError
+from gemma_mlx.sequences import common_prefix
 
 SNAPSHOT_BYTES: Final = 1 << 30
 
@@ -66,7 +66,7 @@ class PromptCache:
             Where they are needed and not known, at least the last token is left to read.
         """
         self._settle()
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, tokens, strict=False)))
+        common = common_prefix(self.tokens, tokens)
         whole = next((m for m in self._marks if m.snapshot.offset == len(tokens) and m.logits is not None), None)
         if common == len(tokens) and whole is None and logits:
             common -= 1

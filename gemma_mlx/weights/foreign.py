@@ -29,8 +29,6 @@ Reader = Callable[[Mapping[str, Any], Mapping[str, TensorInfo], Names], Repacked
 READERS: Final[Mapping[str, Reader]] = MappingProxyType(
     {mobile.METHOD: mobile.repacked, compressed.METHOD: compressed.repacked}
 )
-# What the catalogue calls the formats that this program reads.
-READ: Final = frozenset(("safetensors", "gguf", *READERS))
 
 # What `gemma quantize --recipe exact` writes into config.json beside the table, for what MLX's layout cannot say.
 PACKED_FROM: Final = "packed_from"

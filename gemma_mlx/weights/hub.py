@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from gemma_mlx import catalog, registry
+from gemma_mlx.catalog import Meant, Row
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
 from gemma_mlx.spec import DrafterSpec, EncoderSpec
-from gemma_mlx.weights import cached, pull
+from gemma_mlx.weights import cached, made, pull
 from gemma_mlx.weights.files import check_folder, located
-from gemma_mlx.weights.foreign import READ
 from gemma_mlx.weights.transfer import OnProgress
 
 DEMO: Final = "demo"
 DEMO_FOLDER: Final = Path(__file__).resolve().parent.parent / "demo"
 
-# Memory for each byte of weights: caches and working space come on top. A guess until there is an estimate.
-HEADROOM: Final = 1.2
-
 # Newest first. Both names of Gemma 3 are one generation.
 _GENERATIONS: Final = (("gemma3", "gemma3_text"), ("gemma2", "vaultgemma"), ("gemma",))
 _OWNER_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
+
+
+Role = Literal["chat", "embed", "judge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,11 @@ class Installed:
     embeds: bool = False
     drafts: bool = False
     judges: bool = False
+
+    @property
+    def role(self) -> Role | None:
+        """What it is for; None for a drafter, which does nothing by itself."""
+        return None if self.drafts else "embed" if self.embeds else "judge" if self.judges else "chat"
 
 
 def resolve(name: str, on_progress: OnProgress | None = None) -> Path:
@@ -98,9 +103,68 @@ def look(name: str) -> tuple[str, Path | None]:
     if os.path.exists(folder):  # which, unlike Path.exists, answers for a name that is too long, too
         check_folder(folder)
         return name, located(folder)
+    if (meant := short(name)) is not None and (found := here(meant.row, meant.form)):
+        return found[0].name, found[0].folder
     name = checked(repository(name))
-    here = cached.complete(name)
-    return name, None if here is None else located(here)
+    whole = cached.complete(name)
+    return name, None if whole is None else located(whole)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """A variant of a model of the catalogue that is on this machine: its name to type, its variant, its files."""
+
+    name: str
+    form: str
+    folder: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Of the files of its weights."""
+        files = [self.folder] if self.folder.is_file() else self.folder.glob("model*.safetensors")
+        return sum(file.stat().st_size for file in files)
+
+
+def short(name: str) -> Meant | None:
+    """What a name of the catalogue means that leaves open which repository; None for a folder, and all other names."""
+    if name == DEMO or not name.strip() or "\0" in name or os.path.exists(os.path.expanduser(name)):
+        return None
+    try:
+        meant = catalog.meant(name)
+    except ModelNotFoundError:
+        return None
+    return None if meant.exact else meant
+
+
+def here(row: Row, form: str | None = None) -> list[Here]:
+    """The variants of a model that are on this machine and whole, finest first: in the cache, or made here.
+
+    Args:
+        row: the model.
+        form: only this variant.
+    """
+    names = [("bf16", row.repository), *((each.form, each.repository) for each in catalog.packed() if each.row is row)]
+    found = [
+        Here(name=name, form=kind, folder=located(folder))
+        for kind, name in names
+        if name is not None and (folder := cached.complete(name)) is not None
+    ]
+    found += [Here(name=each.name, form=each.form, folder=each.folder) for each in made.everything() if each.row is row]
+    order = list(catalog.FORMS)
+    return sorted((each for each in found if form in (None, each.form)), key=lambda each: order.index(each.form))
+
+
+def published(name: str) -> tuple[str, Path | None]:
+    """As `look`, but a name of the catalogue means the files as they were published, for QAT those trained for it.
+
+    Raises:
+        ModelNotFoundError, UnsupportedModelError: see `look`.
+    """
+    meant = short(name)
+    row = None if meant is None or meant.form not in (None, "QAT", "bf16") else meant.row
+    if row is not None and meant is not None and meant.form == "QAT":
+        row = catalog.kin(row, catalog.TRAINED)
+    return look(name if row is None or row.repository is None else row.repository)
 
 
 def checked(name: str) -> str:
@@ -118,17 +182,20 @@ def repository(name: str) -> str:
     if name.startswith("~"):
         return name
     try:
-        row = catalog.find(name)
+        meant = catalog.meant(name)
     except ModelNotFoundError:
         near = [model for model, _ in cached.repositories() if model.rpartition("/")[2].lower() == name.lower()]
         if not near:
             raise
         raise _no_such_name(name) from None
+    row = meant.row
+    if meant.form is not None:
+        return _of_variant(row, meant.form)
     if row.repository is None:
         raise ModelNotFoundError(
             f"{row.name} is not published as one repository: {row.note}.", "For example: gemma chat gemma3:4b"
         )
-    if row.format not in READ:
+    if not registry.reads(row.format):
         raise UnsupportedModelError(
             f"{row.repository} is {row.note}, and cannot be read here ({row.format}).",
             "Take the model it was made from, in safetensors.",
@@ -144,64 +211,53 @@ def installed() -> list[Installed]:
     return sorted(_scan(), key=lambda model: model.name)
 
 
-def default_model(limit_bytes: int | None) -> tuple[str, Path, str]:
-    """What to run where no model is named: (name, folder, the sentence that says why).
+# What to say where there is none, and which to fetch then.
+_NONE: Final[dict[Role, tuple[str, str]]] = {
+    "embed": (
+        "There is no embedding model on this machine, and none was named.",
+        "Fetch one by its name: gemma embed -m google/embeddinggemma-300m TEXT",
+    ),
+    "judge": (
+        "There is no ShieldGemma on this machine, and no model was named.",
+        "Fetch one by its name: gemma classify -m google/shieldgemma-2b TEXT",
+    ),
+}
 
-    The newest generation on this machine, and of it the largest that fits; a model without a chat template stands
-    behind all that have one. The model in the box where there is none.
+
+def default(role: Role, fits: Callable[[Installed], bool] = lambda _: True) -> tuple[str, str]:
+    """The model to take where none is named: (its name, the sentence that says why).
+
+    To talk to, the newest generation on this machine, and of it the largest that fits; one without a chat template
+    stands behind all that have one; the model in the box where there is none. To embed and to judge, the one that came
+    last.
 
     Args:
-        limit_bytes: memory that a model may take; None where it is not known.
-    """
-    from gemma_mlx.weights.load import PER_LAYER, inspect
+        role: what it is for.
+        fits: whether there is memory for a model.
 
-    writers = [model for model in installed() if not (model.embeds or model.drafts or model.judges)]
-    models = sorted(writers, key=lambda model: (not model.chats, _generation(model), -model.nbytes))
+    Raises:
+        ModelNotFoundError: there is none to embed or to judge.
+    """
+    models = [model for model in installed() if model.role == role]
+    if role == "chat":
+        models.sort(key=lambda model: (not model.chats, _generation(model), -model.nbytes))
+    else:
+        models.sort(key=lambda model: -model.modified)
     for model in models:
-        try:
-            needed = inspect(model.folder).memory_bytes(per_layer=PER_LAYER) * HEADROOM
-        except GemmaError:  # damaged: `gemma show` says how
-            continue
-        if limit_bytes is None or needed <= limit_bytes:
-            fits = "" if limit_bytes is None else f" that fits in {limit_bytes / 1e9:.0f} GB"
-            return model.name, model.folder, f"{model.name} is the newest Gemma on this machine{fits}."
+        if fits(model):
+            why = "is the newest Gemma on this machine that fits" if role == "chat" else "came last to this machine"
+            return model.name, f"{model.name} {why}."
+    if role != "chat":
+        if not models:
+            raise ModelNotFoundError(*_NONE[role])
+        return models[0].name, f"{models[0].name} came last to this machine, and may not fit."
     what = "No Gemma was found on this machine" if not models else (
-        f"None of the {len(models)} Gemmas on this machine fits in {(limit_bytes or 0) / 1e9:.0f} GB of memory"
+        f"None of the {len(models)} Gemmas on this machine fits into its memory"
         if len(models) > 1
         else f"{models[0].name}, the only Gemma on this machine, does not fit or cannot be read"
     )  # fmt: skip
     why = f"{what}, so this is the model in the box: tiny, made to try the program, and no help with real questions."
-    return DEMO, resolve(DEMO), why
-
-
-def default_embedder() -> str:
-    """The embedding model to take where none is named: the one that came last to this machine.
-
-    Raises:
-        ModelNotFoundError: there is none.
-    """
-    models = sorted((model for model in installed() if model.embeds), key=lambda model: model.modified)
-    if not models:
-        raise ModelNotFoundError(
-            "There is no embedding model on this machine, and none was named.",
-            "Fetch one by its name: gemma embed -m google/embeddinggemma-300m TEXT",
-        )
-    return models[-1].name
-
-
-def default_classifier() -> str:
-    """The model to take for judging texts where none is named: the one that came last to this machine.
-
-    Raises:
-        ModelNotFoundError: there is none.
-    """
-    models = sorted((model for model in installed() if model.judges), key=lambda model: model.modified)
-    if not models:
-        raise ModelNotFoundError(
-            "There is no ShieldGemma on this machine, and no model was named.",
-            "Fetch one by its name: gemma classify -m google/shieldgemma-2b TEXT",
-        )
-    return models[-1].name
+    return DEMO, why
 
 
 def _generation(model: Installed) -> int:
@@ -209,8 +265,8 @@ def _generation(model: Installed) -> int:
 
 
 def _scan() -> Iterator[Installed]:
-    for name, path in cached.repositories():
-        folder = cached.snapshot(path)
+    snapshots = [(name, cached.snapshot(path)) for name, path in cached.repositories()]
+    for name, folder in [*snapshots, *((each.name, each.folder) for each in made.everything())]:
         if folder is None or not cached.is_complete(folder):
             continue
         try:
@@ -257,6 +313,24 @@ def _judges(name: str, folder: Path) -> bool:
         if re.search(rb"\{\{[^{}]*\bguideline\b[^{}]*\}\}", text):
             return True
     return False
+
+
+def _of_variant(row: Row, form: str) -> str:
+    """The repository that holds a variant of a model, ready to run.
+
+    Raises:
+        ModelNotFoundError: none does that this version reads.
+    """
+    if form == "bf16" and row.repository is not None:
+        return row.repository
+    for each in catalog.packed():
+        if each.row is row and each.form == form and registry.reads(each.format):
+            return each.repository
+    name = catalog.spelled(row, form)
+    raise ModelNotFoundError(
+        f"{row.label} is not published in {form}, and was not packed on this machine.",
+        f"gemma pull {name} fetches {row.repository} and packs it.",
+    )
 
 
 def _no_such_name(name: str) -> ModelNotFoundError:
