@@ -38,8 +38,8 @@ def wants_head(checkpoint: Checkpoint, asked: bool | None) -> bool:
             f"{checkpoint.match.model_type}{'' if names.second_head else ', which it reads without one'}.",
             "Leave out --second-head.",
         )
-    why_not = (BORROWED, COMPUTED)
-    towers = any(names.why_unread(name) == why not in why_not for name, why in checkpoint.unread.items())
+    beside = [name for name, why in checkpoint.unread.items() if why not in (BORROWED, COMPUTED)]
+    towers = any(names.why_unread(name) == checkpoint.unread[name] for name in beside)
     return possible and (towers if asked is None else asked)
 
 
