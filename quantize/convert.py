@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from gemma_mlx.quantize.calibrate.run import Calibration
 from gemma_mlx.quantize.pack import pack
 from gemma_mlx.quantize.plan import FLOAT, Decision, Plan
 from gemma_mlx.weights.header import ITEM_BYTES, TensorInfo
@@ -23,7 +25,13 @@ PART_BYTES: Final = 4 << 20  # of a tensor, packed at once
 
 
 def quantize(
-    plan: Plan, target: Path, *, on_progress: OnProgress | None = None, shard_bytes: int = SHARD_BYTES
+    plan: Plan,
+    target: Path,
+    *,
+    windows: Sequence[Sequence[int]] = (),
+    on_progress: OnProgress | None = None,
+    on_layer: OnProgress | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Checkpoint:
     """Writes what `plan` says to `target`, in the layout that mlx-lm reads.
 
@@ -34,7 +42,9 @@ def quantize(
     Args:
         plan: what becomes of each tensor; see `gemma_mlx.quantize.plan.plan`.
         target: a folder that does not exist yet.
+        windows: ids of the text that a calibrated plan is calibrated with; see `gemma_mlx.quantize.calibrate.windows`.
         on_progress: called with ("tensor 3 of 338", bytes done, bytes in all).
+        on_layer: called with ("layer 3 of 26", steps done, steps in all) while layers are calibrated.
         shard_bytes: a file is closed before it grows beyond this.
 
     Returns:
@@ -44,24 +54,38 @@ def quantize(
         InputError: `target` exists, the disk has no room for it, or another process writes it.
         GemmaError: whatever is wrong with the source, as a sentence.
     """
-    steps = steps_of(plan)
+    calibration = Calibration(plan, windows, on_layer) if plan.is_calibrated else None
+    steps = steps_of(plan, calibration)
+    marks = [plan.fingerprint(), str(shard_bytes), *([calibration.fingerprint()] if calibration else [])]
     return write_checkpoint(
-        plan.checkpoint.folder, steps, plan.config, target, plan=plan.fingerprint() + str(shard_bytes),
+        plan.checkpoint.folder, steps, plan.config, target, plan="".join(marks),
         what=lambda number: f"tensor {number + 1:,} of {len(steps):,}", on_progress=on_progress,
-        shard_bytes=shard_bytes,
+        shard_bytes=shard_bytes, prepare=calibration, beside_bytes=calibration.disk_bytes if calibration else 0,
     )  # fmt: skip
 
 
-def steps_of(plan: Plan) -> list[Step]:
+def steps_of(plan: Plan, calibration: Calibration | None = None) -> list[Step]:
     """What is to be written, and how it is made."""
-    return [_step(decision) for decision in plan.decisions]
+    return [_step(decision, calibration) for decision in plan.decisions]
 
 
-def _step(decision: Decision) -> Step:
+def _step(decision: Decision, calibration: Calibration | None) -> Step:
     source = decision.source
     if decision.how is None and source.dtype in (FLOAT, *ITEM_BYTES.keys() - set(FLOATING)):
-        return copied(source, decision.path)
-    return Step(source=source, outputs=decision.outputs, portions=partial(_made, decision))
+        step = copied(source, decision.path)
+    else:
+        step = Step(source=source, outputs=decision.outputs, portions=partial(_made, decision))
+    return step if calibration is None else replace(step, portions=partial(_calibrated, step, calibration))
+
+
+def _calibrated(step: Step, calibration: Calibration) -> Iterator[tuple[int, memoryview]]:
+    """The bytes of what calibration made of a tensor; of one that it left alone, what becomes of it without."""
+    found = calibration.made(step.outputs)
+    if found is None:
+        yield from step.portions()
+        return
+    for index, array in enumerate(found):
+        yield index, _bytes(array)
 
 
 def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:

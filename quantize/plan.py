@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gemma_mlx import __version__
-from gemma_mlx.errors import InputError
+from gemma_mlx.errors import InputError, UnsupportedModelError
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
-from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
+from gemma_mlx.quantize.pack import CALIBRATED, Calibrated, Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, for_layers, packing, parse_keep, recipe
-from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec
 from gemma_mlx.weights.files import Stored, stored_tensors
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.load import BORROWED, Checkpoint, inspect
@@ -126,6 +126,11 @@ class Plan:
         """Bits written for each number, scales and biases included."""
         return self.nbytes * 8 / self.weights
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a text decides about the codes of any tensor."""
+        return any(decision.method in CALIBRATED for decision in self.decisions)
+
     def groups(self) -> list[Group]:
         """The decisions, those of the same kind together, largest first."""
         found: dict[tuple[Any, ...], list[Decision]] = {}
@@ -187,6 +192,7 @@ def plan(
     group_size: int | None = None,
     keep: Sequence[str] = (),
     clip: bool = False,
+    method: str | None = None,
 ) -> Plan:
     """Decides about every tensor of the checkpoint in `source`. Headers are read, and samples of the weights.
 
@@ -198,8 +204,10 @@ def plan(
         group_size: of affine codes.
         keep: "PATTERN=8" and the like, see `parse_keep`; they come before the recipe.
         clip: choose the range of each affine group for the least squared error.
+        method: "gptq", "awq" or "dwq" calibrate the maps of the decoder's layers, and all else has its ranges chosen.
 
     Raises:
+        UnsupportedModelError: the source is no decoder whose layers could be calibrated.
         InputError: the source is quantized already, or what is asked for cannot be had.
         GemmaError: whatever is wrong with the source, as a sentence.
     """
@@ -213,6 +221,7 @@ def plan(
         )
     base = None if chosen.base is None else packing(mode, bits, group_size, chosen.base)
     checkpoint = inspect(source)
+    calibrated = None if method is None else _calibrated(method, base, checkpoint)
     if any(checkpoint.quantization.values()) or any(checkpoint.config.get(key) is not None for key in _TABLES):
         most = Counter(how for how in checkpoint.quantization.values() if how is not None).most_common(1)
         raise InputError(
@@ -221,7 +230,8 @@ def plan(
         )
     form = for_layers(chosen, base, len(checkpoint.match.spec.layers), rules)
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
-    decisions = tuple(_decisions(checkpoint, stored_tensors(source), form, base, rules, looks=looks, clip=clip))
+    stored = stored_tensors(source)
+    decisions = tuple(_decisions(checkpoint, stored, form, base, rules, looks=looks, clip=clip, calibrated=calibrated))
     _check_rules(rules, keep, decisions)
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
         raise InputError(
@@ -243,6 +253,7 @@ def _decisions(
     *,
     looks: bool,
     clip: bool,
+    calibrated: Calibrated | None,
 ) -> Iterator[Decision]:
     names = checkpoint.match.architecture.NAMES
     for parameter, tensor, kind in sorted(_written(checkpoint, stored), key=lambda each: (each[1].file, each[1].start)):
@@ -263,11 +274,32 @@ def _decisions(
             yield Decision(module=module, path=name, source=tensor, outputs=(output,), maps=is_map)
             continue
         path = name.removesuffix(".weight")
-        method: Method = "lattice" if errors else "clip" if clip and how.mode == "affine" else "plain"
+        method: Method = "lattice" if errors else "plain"
+        if method == "plain" and how.mode == "affine":
+            in_a_layer = kind == "own" and module.startswith("model.layers.")
+            method = calibrated if calibrated and in_a_layer else "clip" if clip or calibrated else "plain"
         made = _packed(path, tensor.shape, how)
         yield Decision(
             module=module, path=path, source=tensor, outputs=made, how=how, method=method, maps=True, errors=errors
         )
+
+
+def _calibrated(method: str, base: Quantization | None, checkpoint: Checkpoint) -> Calibrated:
+    """The method, where it can be had."""
+    if method not in CALIBRATED:
+        raise InputError(f"{method!r} is no method; there are {', '.join(CALIBRATED)}.", "--method gptq")
+    if base is None or base.mode != "affine":
+        raise InputError(
+            f"Calibration chooses affine codes, and this plan has {'none' if base is None else base.mode}.",
+            "Leave out --mode, or --method",
+        )
+    spec = checkpoint.match.spec
+    if not isinstance(spec, DecoderSpec) or isinstance(spec, EncoderDecoderSpec | DrafterSpec):
+        raise UnsupportedModelError(
+            f"Only decoders that read by themselves are calibrated, and a {checkpoint.match.model_type} is none here.",
+            "--clip chooses ranges without any text.",
+        )
+    return cast(Calibrated, method)
 
 
 def _how(form: Format, base: Quantization | None, module: str, columns: int, kind: str) -> Quantization | None:

@@ -1,0 +1,243 @@
+"""A checkpoint and a text -> codes that suit what the text makes each layer read, one layer in memory at a time.
+
+Every layer is given what the layers before it make once they are packed, and so makes up for what they lose. Within a
+layer, maps that read the same are packed together, in the order in which they are computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+from mlx.utils import tree_unflatten
+
+from gemma_mlx.errors import InputError
+from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.quantize.calibrate.bench import Bench, pack_in_order
+from gemma_mlx.quantize.calibrate.gptq import gptq
+from gemma_mlx.quantize.calibrate.stage import Played, Rows, Stage
+from gemma_mlx.quantize.calibrate.store import Store
+from gemma_mlx.quantize.pack import CALIBRATED
+from gemma_mlx.quantize.plan import Decision, Plan
+from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.weights.disk_table import DiskTable
+from gemma_mlx.weights.load import OnProgress, load
+from gemma_mlx.weights.write import Output
+
+BATCH_TOKENS: Final = 2048  # of the windows that go through a layer at once
+
+_EMBEDDED: Final = "embedded"
+_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_TABLE: Final = "model.embed_tokens"
+
+
+def calibrate(plan: Plan, windows: Sequence[Sequence[int]], folder: Path, on_layer: OnProgress | None = None) -> Store:
+    """Packs all layers that are not packed yet.
+
+    Args:
+        plan: says which matrices, and by which method.
+        windows: ids of the text, all of the same length, each with what a text begins with.
+        folder: where all is kept that a run needs to go on; one plan and one text have it to themselves.
+        on_layer: called with ("layer 3 of 26", steps done, steps in all) as the layers are packed.
+
+    Returns:
+        What the layers became.
+
+    Raises:
+        GemmaError: whatever is wrong with the source, as a sentence.
+    """
+    store = Store(folder)
+    model = load(plan.checkpoint.folder, dtype=mx.float32, per_layer="disk").model
+    assert isinstance(model, Decoder)
+    table = {"weight": plan.checkpoint.tensors[f"{_TABLE}.weight"]}
+    model.update_modules(tree_unflatten([(_TABLE, DiskTable(table, None, mx.float32))]))
+    stage = Stage(model)
+    layers = _by_layer(plan)
+    batches = _batches(windows)
+    if store.done < len(stage) and not store.has(_EMBEDDED):
+        _embed(stage, store, batches)
+    student = Stream("student", stage, store, len(batches))
+    for index in range(len(stage)):
+        if index < store.done:
+            stage.forget(index)
+            continue
+        steps = Steps(index, len(stage), on_layer)
+        bench = Bench(stage.layer(index), layers.get(index, {}), student.player(index), len(batches), steps.tick)
+        steps.expect(len(batches) * (len(bench.heard()) + 1))
+        pack_in_order(bench, gptq)
+        student.advance(index, steps.tick)
+        store.finish(index, bench.made, {"blind": str(bench.blind), "experts": str(bench.experts)})
+        student.forget(index - 1)
+        stage.forget(index)
+        mx.clear_cache()
+    return store
+
+
+class Calibration:
+    """What calibration makes of a plan's tensors; called with a folder, it makes it.
+
+    Args:
+        plan: as `calibrate` has it, and so the others.
+        windows: at least one.
+        on_layer: who is told.
+
+    Raises:
+        InputError: there is no text.
+    """
+
+    def __init__(self, plan: Plan, windows: Sequence[Sequence[int]], on_layer: OnProgress | None) -> None:
+        if not windows:
+            raise InputError("There is no text to calibrate with.", "--text FILE names one.")
+        self._plan, self._windows, self._on_layer = plan, windows, on_layer
+        self._layers: dict[str, mx.array] = {}
+
+    def __call__(self, folder: Path) -> None:
+        """Calibrates, or goes on where a run with this folder was."""
+        store = calibrate(self._plan, self._windows, folder, self._on_layer)
+        for index in range(store.done):
+            self._layers |= store.layer(index)
+
+    def fingerprint(self) -> str:
+        """The same only for the same text."""
+        return hashlib.sha256(json.dumps([list(window) for window in self._windows]).encode()).hexdigest()
+
+    def made(self, outputs: Sequence[Output]) -> list[mx.array] | None:
+        """What is written of a tensor; None where it is not calibrated. It is read when it is used, and not kept."""
+        if outputs[0].name not in self._layers:
+            return None
+        return [self._layers.pop(output.name) for output in outputs]
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all that lies beside the draft at once."""
+        return disk_bytes(self._plan, self._windows)
+
+
+class Steps:
+    """How far a run has come, in thousandths of a layer.
+
+    Args:
+        index: of the layer.
+        layers: how many there are.
+        on_layer: who is told.
+    """
+
+    def __init__(self, index: int, layers: int, on_layer: OnProgress | None) -> None:
+        self._index, self._layers, self._on_layer = index, layers, on_layer
+        self._done, self._all = 0, 1
+
+    def expect(self, steps: int) -> None:
+        """So many ticks make a layer."""
+        self._all = max(steps, 1)
+        self._tell()
+
+    def tick(self) -> None:
+        """A batch went through the layer."""
+        self._done = min(self._done + 1, self._all)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_layer is not None:
+            what = f"layer {self._index + 1} of {self._layers}"
+            self._on_layer(what, 1000 * self._index + 1000 * self._done // self._all, 1000 * self._layers)
+
+
+class Stream:
+    """A text on its way through the layers, a batch of windows at a time.
+
+    Args:
+        name: of its files.
+        stage: that plays it.
+        store: where it is between layers.
+        batches: how many there are.
+    """
+
+    def __init__(self, name: str, stage: Stage, store: Store, batches: int) -> None:
+        self._name, self._stage, self._store, self._batches = name, stage, store, batches
+
+    def player(self, index: int) -> Callable[[int], Played]:
+        """Plays a layer, batch by batch."""
+
+        def play(batch: int) -> Played:
+            embedded = self._store.get(_EMBEDDED, batch)
+            whole = embedded["x"] if "rows" not in embedded else (embedded["x"], embedded["rows"])
+            x = self._store.get(self._passed(index - 1), batch)["x"] if index else None
+            lent = {
+                lender: _rows(self._store.get(self._lent(lender), batch))
+                for lender in self._stage.lenders
+                if lender < index
+            }
+            return self._stage.play(index, whole, x, lent)
+
+        return play
+
+    def advance(self, index: int, tick: Callable[[], None]) -> None:
+        """Keeps what leaves a layer, and what it lends."""
+        play, lends = self.player(index), index in self._stage.lenders
+        names = [self._passed(index), *([self._lent(index)] if lends else [])]
+        for name in names:
+            self._store.begin(name)
+        for batch in range(self._batches):
+            played = play(batch)
+            self._store.put(self._passed(index), batch, {"x": played.out})
+            if played.lent is not None:
+                self._store.put(self._lent(index), batch, dict(zip(("keys", "values"), played.lent, strict=True)))
+            tick()
+        for name in reversed(names):
+            self._store.complete(name)
+
+    def passed(self, index: int, batch: int) -> mx.array:
+        """What left a layer."""
+        return self._store.get(self._passed(index), batch)["x"]
+
+    def forget(self, index: int) -> None:
+        """Lets go of what left a layer."""
+        self._store.drop(self._passed(index))
+
+    def _passed(self, index: int) -> str:
+        return f"passed-{self._name}-{index:04}"
+
+    def _lent(self, index: int) -> str:
+        return f"lent-{self._name}-{index:04}"
+
+
+def _rows(arrays: Mapping[str, mx.array]) -> Rows:
+    return arrays["keys"], arrays["values"]
+
+
+def _embed(stage: Stage, store: Store, batches: Sequence[mx.array]) -> None:
+    store.begin(_EMBEDDED)
+    for number, tokens in enumerate(batches):
+        embedded: Any = stage.embed(tokens)
+        arrays = dict(zip(("x", "rows"), embedded, strict=True)) if isinstance(embedded, tuple) else {"x": embedded}
+        store.put(_EMBEDDED, number, arrays)
+    store.complete(_EMBEDDED)
+
+
+def _batches(windows: Sequence[Sequence[int]]) -> list[mx.array]:
+    some = max(BATCH_TOKENS // len(windows[0]), 1)
+    return [mx.array([list(window) for window in windows[at : at + some]]) for at in range(0, len(windows), some)]
+
+
+def _by_layer(plan: Plan) -> dict[int, dict[str, Decision]]:
+    """Index of a layer -> path of a map in it -> what is decided about it, of all that are calibrated."""
+    found: dict[int, dict[str, Decision]] = {}
+    for decision in plan.decisions:
+        if decision.method in CALIBRATED and (named := _LAYER.fullmatch(decision.module)):
+            found.setdefault(int(named[1]), {})[named[2]] = decision
+    return found
+
+
+def disk_bytes(plan: Plan, windows: Sequence[Sequence[int]]) -> int:
+    """Of what a run keeps beside what it writes: packed layers, and the text before and behind one of them."""
+    spec = plan.checkpoint.match.spec
+    tokens = sum(map(len, windows))
+    streams = spec.altup.streams if isinstance(spec, DecoderSpec) and spec.altup else 1
+    rows = spec.per_layer.dim * len(spec.layers) if isinstance(spec, DecoderSpec) and spec.per_layer else 0
+    packed = sum(decision.nbytes for layer in _by_layer(plan).values() for decision in layer.values())
+    return packed + 4 * tokens * (spec.dim * (1 + 3 * streams) + rows)
