@@ -54,7 +54,7 @@ def quantize(
         InputError: `target` exists, the disk has no room for it, or another process writes it.
         GemmaError: whatever is wrong with the source, as a sentence.
     """
-    calibration = Calibration(plan, windows, on_layer) if plan.is_calibrated else None
+    calibration = Calibration(plan, windows, on_layer) if plan.calibrated else None
     steps = steps_of(plan, calibration)
     marks = [plan.fingerprint(), str(shard_bytes), *([calibration.fingerprint()] if calibration else [])]
     return write_checkpoint(

@@ -127,9 +127,10 @@ class Plan:
         return self.nbytes * 8 / self.weights
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether a text decides about the codes of any tensor."""
-        return any(decision.method in CALIBRATED for decision in self.decisions)
+    def calibrated(self) -> Calibrated | None:
+        """The method by which a text decides about codes; None where it decides about none."""
+        found = {decision.method for decision in self.decisions} & {*CALIBRATED}
+        return cast(Calibrated, found.pop()) if found else None
 
     def groups(self) -> list[Group]:
         """The decisions, those of the same kind together, largest first."""

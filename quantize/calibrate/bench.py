@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
 import mlx.core as mx
@@ -32,6 +32,8 @@ class Bench:
     Args:
         layer: with its weights in float32.
         decisions: about its tensors, by path of the module in the layer; those of maps that are calibrated alone.
+        loose: about what is not packed, by path of the parameter in the layer.
+        head_dim: of its attention; None where it has none.
         play: number of a batch -> the layer's pass over it.
         batches: how many there are.
         tick: called after each batch that went through the layer.
@@ -44,13 +46,17 @@ class Bench:
 
     def __init__(
         self,
+        *,
         layer: nn.Module,
         decisions: Mapping[str, Decision],
+        loose: Mapping[str, Decision],
+        head_dim: int | None,
         play: Callable[[int], Played],
         batches: int,
         tick: Callable[[], None],
     ) -> None:
-        self.layer, self.decisions, self.play, self.batches = layer, decisions, play, batches
+        self.layer, self.decisions, self.head_dim = layer, decisions, head_dim
+        self.play, self.batches, self._loose = play, batches, loose
         self.made: dict[str, mx.array] = {}
         self.blind = self.experts = 0
         self._tick = tick
@@ -80,6 +86,17 @@ class Bench:
 
         self._listen(path, add)
         return grams
+
+    def each_expert(self, path: str) -> Iterator[tuple[int, Gram]]:
+        """All experts of the map at `path` in turn; their products are gathered for as many at once as memory holds."""
+        experts, _, columns = self.maps()[path].weight.shape
+        at_once = max(GRAM_BYTES // gram_bytes(columns), 1)
+        for first in range(0, experts, at_once):
+            yield from self.expert_grams(path, range(first, min(first + at_once, experts))).items()
+
+    def write(self, path: str, array: mx.array) -> None:
+        """What is written for a parameter that is not packed."""
+        self.made[self._loose[path].outputs[0].name] = array
 
     def _listen(self, path: str, listener: Callable[..., None]) -> None:
         for batch in range(self.batches):
@@ -114,19 +131,15 @@ def pack_in_order(bench: Bench, solver: Solver) -> None:
 
 def _pack_experts(bench: Bench, wanted: list[str], solver: Solver) -> None:
     modules = bench.maps()
-    experts, _, columns = modules[wanted[0]].weight.shape
-    at_once = max(GRAM_BYTES // gram_bytes(columns), 1)
     packed: dict[str, list[list[mx.array]]] = {path: [] for path in wanted}
-    for first in range(0, experts, at_once):
-        grams = bench.expert_grams(wanted[0], range(first, min(first + at_once, experts)))
-        for expert, gram in grams.items():
-            known = gram.rows >= LEAST_TOKENS
-            bench.experts += len(wanted)
-            bench.blind += 0 if known else len(wanted)
-            for path in wanted:
-                made = (solver if known else weighted)(modules[path].weight[expert], gram, _how(bench, path), SCALES)
-                mx.eval(made)
-                packed[path].append(made)
+    for expert, gram in bench.each_expert(wanted[0]):
+        known = gram.rows >= LEAST_TOKENS
+        bench.experts += len(wanted)
+        bench.blind += 0 if known else len(wanted)
+        for path in wanted:
+            made = (solver if known else weighted)(modules[path].weight[expert], gram, _how(bench, path), SCALES)
+            mx.eval(made)
+            packed[path].append(made)
     for path, each in packed.items():
         bench.keep(path, [mx.stack(list(arrays)) for arrays in zip(*each, strict=True)])
 

@@ -10,26 +10,34 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from gemma_mlx.errors import InputError
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.quantize.calibrate.awq import awq
 from gemma_mlx.quantize.calibrate.bench import Bench, pack_in_order
 from gemma_mlx.quantize.calibrate.gptq import gptq
 from gemma_mlx.quantize.calibrate.stage import Played, Rows, Stage
 from gemma_mlx.quantize.calibrate.store import Store
-from gemma_mlx.quantize.pack import CALIBRATED
+from gemma_mlx.quantize.pack import CALIBRATED, Calibrated
 from gemma_mlx.quantize.plan import Decision, Plan
-from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.spec import DecoderSpec, LayerSpec
 from gemma_mlx.weights.disk_table import DiskTable
 from gemma_mlx.weights.load import OnProgress, load
 from gemma_mlx.weights.write import Output
 
 BATCH_TOKENS: Final = 2048  # of the windows that go through a layer at once
+
+# What each method does with a layer, and how often it runs it for each of its inputs.
+METHODS: Final[Mapping[Calibrated, tuple[Callable[[Bench], Any], int]]] = {
+    "gptq": (partial(pack_in_order, solver=gptq), 1),
+    "awq": (awq, 2),
+}
 
 _EMBEDDED: Final = "embedded"
 _LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)")
@@ -61,15 +69,22 @@ def calibrate(plan: Plan, windows: Sequence[Sequence[int]], folder: Path, on_lay
     batches = _batches(windows)
     if store.done < len(stage) and not store.has(_EMBEDDED):
         _embed(stage, store, batches)
+    method, passes = METHODS[cast(Calibrated, plan.calibrated)]
     student = Stream("student", stage, store, len(batches))
     for index in range(len(stage)):
         if index < store.done:
             stage.forget(index)
             continue
         steps = Steps(index, len(stage), on_layer)
-        bench = Bench(stage.layer(index), layers.get(index, {}), student.player(index), len(batches), steps.tick)
-        steps.expect(len(batches) * (len(bench.heard()) + 1))
-        pack_in_order(bench, gptq)
+        decisions, loose = layers.get(index, ({}, {}))
+        layer_spec = model.spec.layers[index]
+        bench = Bench(
+            layer=stage.layer(index), decisions=decisions, loose=loose,
+            head_dim=layer_spec.attention.head_dim if isinstance(layer_spec, LayerSpec) else None,
+            play=student.player(index), batches=len(batches), tick=steps.tick,
+        )  # fmt: skip
+        steps.expect(len(batches) * (len(bench.heard()) * passes + 1))
+        method(bench)
         student.advance(index, steps.tick)
         store.finish(index, bench.made, {"blind": str(bench.blind), "experts": str(bench.experts)})
         student.forget(index - 1)
@@ -224,12 +239,17 @@ def _batches(windows: Sequence[Sequence[int]]) -> list[mx.array]:
     return [mx.array([list(window) for window in windows[at : at + some]]) for at in range(0, len(windows), some)]
 
 
-def _by_layer(plan: Plan) -> dict[int, dict[str, Decision]]:
-    """Index of a layer -> path of a map in it -> what is decided about it, of all that are calibrated."""
-    found: dict[int, dict[str, Decision]] = {}
+def _by_layer(plan: Plan) -> dict[int, tuple[dict[str, Decision], dict[str, Decision]]]:
+    """Index of a layer -> what is decided about it: about maps that are calibrated, by their paths in it, and about
+    what is not packed, by the paths of parameters."""
+    found: dict[int, tuple[dict[str, Decision], dict[str, Decision]]] = {}
     for decision in plan.decisions:
-        if decision.method in CALIBRATED and (named := _LAYER.fullmatch(decision.module)):
-            found.setdefault(int(named[1]), {})[named[2]] = decision
+        if named := _LAYER.fullmatch(decision.module):
+            packed, loose = found.setdefault(int(named[1]), ({}, {}))
+            if decision.method in CALIBRATED:
+                packed[named[2]] = decision
+            elif decision.how is None:
+                loose[f"{named[2]}.{decision.outputs[0].name.rpartition('.')[2]}"] = decision
     return found
 
 
@@ -239,5 +259,5 @@ def disk_bytes(plan: Plan, windows: Sequence[Sequence[int]]) -> int:
     tokens = sum(map(len, windows))
     streams = spec.altup.streams if isinstance(spec, DecoderSpec) and spec.altup else 1
     rows = spec.per_layer.dim * len(spec.layers) if isinstance(spec, DecoderSpec) and spec.per_layer else 0
-    packed = sum(decision.nbytes for layer in _by_layer(plan).values() for decision in layer.values())
+    packed = sum(decision.nbytes for layer, _ in _by_layer(plan).values() for decision in layer.values())
     return packed + 4 * tokens * (spec.dim * (1 + 3 * streams) + rows)

@@ -18,6 +18,8 @@ from jaxtyping import Float
 from mlx.utils import tree_unflatten
 
 from gemma_mlx.nn.decoder import Decoder, Lender
+from gemma_mlx.nn.moe import ExpertLinear
+from gemma_mlx.nn.norm import RMSNorm
 from gemma_mlx.weights.quantized import leaves
 
 Rows = tuple[mx.array, mx.array]  # keys and values that a layer lends, [B K S D] each
@@ -155,27 +157,45 @@ class Heard:
 
 
 def readers(layer: nn.Module, maps: Sequence[str], play: Callable[[], Played]) -> list[Heard]:
-    """Which of the maps of a layer read the same, in the order of its computation.
+    """Which of the maps of a layer read the same, in the order of its computation; each is in one group alone.
 
     Args:
         layer: that `play` runs.
         maps: paths in it.
         play: a pass; it is not computed.
     """
-    norms = [path for path, module in leaves(layer) if not hasattr(module, "to_quantized")]
+    modules = dict(layer.named_modules())
+    norms = [path for path, module in leaves(layer) if isinstance(module, RMSNorm)]
+    groups, made = _inputs(layer, maps, norms, play)
+    # Experts sort what they are given, so what made it is found at their door.
+    doors = list(dict.fromkeys(path.rpartition(".")[0] for path in maps if isinstance(modules[path], ExpertLinear)))
+    at_door, made_there = _inputs(layer, doors, norms, play) if doors else ({}, {})
+    entered = {path: made_there.get(at) for at, paths in at_door.items() for path in paths}
+    found, seen = [], set[str]()
+    for at, paths in groups.items():
+        if first := tuple(path for path in dict.fromkeys(paths) if path not in seen):
+            found.append(Heard(first, made.get(at) or entered.pop(first[0].rpartition(".")[0], None)))
+            seen.update(first)
+    return found
+
+
+def _inputs(
+    layer: nn.Module, maps: Sequence[str], norms: Sequence[str], play: Callable[[], Played]
+) -> tuple[dict[int, list[str]], dict[int, str]]:
+    """Input -> the modules that read it, in order; output -> the norm that makes it. Both by the id of an array."""
     kept: list[mx.array] = []  # so that no other array takes the id of one of these
     groups: dict[int, list[str]] = {}
     made: dict[int, str] = {}
 
     def note_map(path: str) -> Listener:
-        def note(_: mx.array, x: mx.array, *__: Any) -> None:
+        def note(_: Any, x: mx.array, *__: Any) -> None:
             kept.append(x)
             groups.setdefault(id(x), []).append(path)
 
         return note
 
     def note_norm(path: str) -> Listener:
-        def note(out: Any, *_: Any) -> None:
+        def note(out: mx.array, *_: Any) -> None:
             kept.append(out)
             made[id(out)] = path
 
@@ -183,7 +203,7 @@ def readers(layer: nn.Module, maps: Sequence[str], play: Callable[[], Played]) -
 
     with overheard(layer, {path: note_map(path) for path in maps} | {path: note_norm(path) for path in norms}):
         play()
-    return [Heard(tuple(paths), made.get(at)) for at, paths in groups.items()]
+    return groups, made
 
 
 def rows(x: Float[mx.array, "*axes columns"]) -> Float[mx.array, "N columns"]:
