@@ -35,6 +35,7 @@ class Bench:
         loose: about what is not packed, by path of the parameter in the layer.
         head_dim: of its attention; None where it has none.
         play: number of a batch -> the layer's pass over it.
+        target: number of a batch -> what the unpacked model has behind this layer; for methods that learn.
         batches: how many there are.
         tick: called after each batch that went through the layer.
 
@@ -52,14 +53,15 @@ class Bench:
         loose: Mapping[str, Decision],
         head_dim: int | None,
         play: Callable[[int], Played],
+        target: Callable[[int], mx.array],
         batches: int,
         tick: Callable[[], None],
     ) -> None:
         self.layer, self.decisions, self.head_dim = layer, decisions, head_dim
-        self.play, self.batches, self._loose = play, batches, loose
+        self.play, self.target, self.batches = play, target, batches
+        self.tick, self._loose = tick, loose
         self.made: dict[str, mx.array] = {}
         self.blind = self.experts = 0
-        self._tick = tick
 
     def heard(self) -> list[Heard]:
         """Linear maps by what they read, in the order of the computation."""
@@ -102,7 +104,7 @@ class Bench:
         for batch in range(self.batches):
             with overheard(self.layer, {path: listener}):
                 self.play(batch)
-            self._tick()
+            self.tick()
 
     def keep(self, path: str, packed: list[mx.array]) -> None:
         """The map at `path` is this from now on."""
@@ -112,6 +114,10 @@ class Bench:
         self.made |= dict(zip((output.name for output in decision.outputs), packed, strict=True))
         module.weight = unpacked(packed, decision.how)
         mx.eval(module.weight)
+
+    def packed(self, path: str) -> list[mx.array]:
+        """What the map at `path` has become."""
+        return [self.made[output.name] for output in self.decisions[path].outputs]
 
 
 def pack_in_order(bench: Bench, solver: Solver) -> None:

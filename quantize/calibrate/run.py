@@ -21,6 +21,7 @@ from gemma_mlx.errors import InputError
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.quantize.calibrate.awq import awq
 from gemma_mlx.quantize.calibrate.bench import Bench, pack_in_order
+from gemma_mlx.quantize.calibrate.dwq import ROUNDS, dwq
 from gemma_mlx.quantize.calibrate.gptq import gptq
 from gemma_mlx.quantize.calibrate.stage import Played, Rows, Stage
 from gemma_mlx.quantize.calibrate.store import Store
@@ -37,7 +38,9 @@ BATCH_TOKENS: Final = 2048  # of the windows that go through a layer at once
 METHODS: Final[Mapping[Calibrated, tuple[Callable[[Bench], Any], int]]] = {
     "gptq": (partial(pack_in_order, solver=gptq), 1),
     "awq": (awq, 2),
+    "dwq": (dwq, 1 + ROUNDS),
 }
+LEARNING: Final = ("dwq",)  # these need what the unpacked model has behind each layer
 
 _EMBEDDED: Final = "embedded"
 _LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)")
@@ -70,7 +73,8 @@ def calibrate(plan: Plan, windows: Sequence[Sequence[int]], folder: Path, on_lay
     if store.done < len(stage) and not store.has(_EMBEDDED):
         _embed(stage, store, batches)
     method, passes = METHODS[cast(Calibrated, plan.calibrated)]
-    student = Stream("student", stage, store, len(batches))
+    student, teacher = (Stream(name, stage, store, len(batches)) for name in ("student", "teacher"))
+    learns = plan.calibrated in LEARNING
     for index in range(len(stage)):
         if index < store.done:
             stage.forget(index)
@@ -81,13 +85,16 @@ def calibrate(plan: Plan, windows: Sequence[Sequence[int]], folder: Path, on_lay
         bench = Bench(
             layer=stage.layer(index), decisions=decisions, loose=loose,
             head_dim=layer_spec.attention.head_dim if isinstance(layer_spec, LayerSpec) else None,
-            play=student.player(index), batches=len(batches), tick=steps.tick,
+            play=student.player(index), target=partial(teacher.passed, index), batches=len(batches), tick=steps.tick,
         )  # fmt: skip
         steps.expect(len(batches) * (len(bench.heard()) * passes + 1))
+        if learns:
+            teacher.advance(index, steps.tick)
         method(bench)
         student.advance(index, steps.tick)
         store.finish(index, bench.made, {"blind": str(bench.blind), "experts": str(bench.experts)})
         student.forget(index - 1)
+        teacher.forget(index - 1)
         stage.forget(index)
         mx.clear_cache()
     return store
