@@ -10,7 +10,7 @@ from typing import Any
 
 from gemma_mlx.text.chat import Message
 from gemma_mlx.text.infill import infill
-from gemma_mlx.text.stop import generation_defaults, stop_ids
+from gemma_mlx.text.stop import generation_defaults, states_turns, stop_ids
 from gemma_mlx.text.template import load_template
 from gemma_mlx.text.tokenizer import Segment, load_tokenizer
 from gemma_mlx.text.tools import Tool
@@ -33,6 +33,9 @@ class Inputs:
 class Processor:
     """The tokenizer, chat template and stop tokens of one checkpoint.
 
+    Attributes:
+        chats: whether it was made to: it brings a chat template, or its answers end with a turn.
+
     Args:
         folder: a checkpoint in the Hugging Face layout.
 
@@ -45,6 +48,7 @@ class Processor:
         self.tokenizer = load_tokenizer(folder)
         self.template = load_template(folder, self.tokenizer)
         self.stop_ids = stop_ids(folder, self.tokenizer)
+        self.chats = self.template.source == "checkpoint" or states_turns(folder, self.tokenizer)
         self.defaults: dict[str, Any] = generation_defaults(folder)
 
     def __call__(

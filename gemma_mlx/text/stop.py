@@ -70,6 +70,16 @@ def stop_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(listed) | {tokenizer.eos_id} | ends
 
 
+def states_turns(folder: Path, tokenizer: Tokenizer) -> bool:
+    """Whether generation_config.json says that an answer ends with its turn: those of instructed checkpoints do.
+
+    A pretrained checkpoint has the tokens of a turn too, in its vocabulary and nowhere else.
+    """
+    value = _read(folder).get("eos_token_id")
+    listed = value if isinstance(value, list) else [value]
+    return any(tokenizer.id_of(name) in listed for name in END_OF_TURN if tokenizer.id_of(name) is not None)
+
+
 def start_id(folder: Path, config: Mapping[str, Any], rows: int) -> int:
     """The token with which the decoder of an encoder-decoder begins: `<bos>`, unless a file names another.
 
