@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gemma_mlx.cli import options as flags
+from gemma_mlx.cli.calibration import calibrating, drawn, listen, named, told
 from gemma_mlx.cli.console import say
 from gemma_mlx.cli.opening import found
 from gemma_mlx.cli.render.bars import Progress
@@ -55,6 +56,8 @@ def quantize(
     clip: Annotated[
         bool, typer.Option("--clip", help="Choose each group's range for the least error; slower.")
     ] = False,
+    method: flags.Method = None,
+    text: flags.CalibrationText = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
     as_json: flags.Json = False,
     quiet: flags.Quiet = False,
@@ -65,9 +68,10 @@ def quantize(
     it is complete; a run that is stopped goes on where it was when the same command is given again. Weights that were
     trained for 4 bits (QAT) are recognized and kept exactly. Tokenizer, templates and processor come along.
 
-    With --json one object is printed: model, recipe, folder, tensors, weights, bytes, bits_per_weight, and groups, each
-    with what, layers, tensors, weights, bytes, packing, method, and errors where weights lie on a lattice; with
-    --dry-run also decisions, one for each tensor.
+    With --json one object is printed: model, recipe, folder, tensors, weights, bytes, bits_per_weight, calibration
+    (method, tokens, memory_bytes, blind; null without --method), and groups, each with what, layers, tensors, weights,
+    bytes, packing, method, and errors where weights lie on a lattice; with --dry-run also decisions, one for each
+    tensor.
     """
     if to is None and not dry_run:
         raise InputError(
@@ -81,16 +85,19 @@ def quantize(
     if to is not None:
         to = to.expanduser()
         check_target(folder, to)
-    made = plan(folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip)
+    asked = {"recipe_name": recipe, "mode": mode, "bits": bits, "group_size": group_size, "clip": clip}
+    made = plan(folder, keep=keep or (), method=method, **asked)
+    calibration = calibrating(made, text)
     if not dry_run and to is not None:
         try:
             with Progress(quiet=quiet) as progress:
-                write(made, to, on_progress=progress.quantizing)
+                listen(calibration, progress, quiet=quiet)
+                write(made, to, calibration=calibration, on_progress=progress.quantizing)
         except KeyboardInterrupt:
             if not quiet:
                 say("Stopped. The same command goes on where it was.")
             raise
-    facts = _facts(name, made, None if dry_run else to)
+    facts = _facts(name, made, None if dry_run else to) | {"calibration": told(calibration)}
     if as_json:
         if dry_run:
             facts["decisions"] = [_decision(one) for one in made.decisions]
@@ -153,6 +160,7 @@ def _drawn(facts: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) ->
     if exact:
         lattice, plain = (max(each) for each in zip(*exact, strict=True))
         rows.append(("trained for Q4_0", f"error {lattice:.2%} at most, where plain packing has {plain:.1%}"))
+    rows += drawn(facts["calibration"])
     if not plan:
         return pairs(rows, fit)
     lines = [
@@ -166,7 +174,7 @@ def _told(group: Group) -> str:
     if group.how is None:
         return "bf16"
     told = f"{group.how.bits} bits / {group.how.group_size}" if group.how.mode == "affine" else group.how.mode
-    return told + {"lattice": ", exact", "clip": ", clipped"}.get(group.method or "", "")
+    return told + {"lattice": ", exact", "clip": ", clipped"}.get(group.method or "", named(group.method))
 
 
 def _layers(layers: tuple[int, ...]) -> str:

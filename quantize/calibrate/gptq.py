@@ -7,10 +7,11 @@ as they are then, for the least error where each column counts as much as GPTQ s
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import mlx.core as mx
+import numpy as np
 from jaxtyping import Float
 
 from gemma_mlx.quantize.calibrate.gram import Gram, spans
@@ -19,6 +20,8 @@ from gemma_mlx.weights.quantized import Quantization
 
 # Added to the diagonal, relative to its mean (the paper's section 3.3).
 DAMPING: Final = 0.01
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def gptq(weight: Float[mx.array, "R columns"], gram: Gram, how: Quantization, dtype: mx.Dtype) -> list[mx.array]:
@@ -30,31 +33,48 @@ def gptq(weight: Float[mx.array, "R columns"], gram: Gram, how: Quantization, dt
         how: an affine packing whose groups divide the columns.
         dtype: of scales and biases.
     """
-    found = [
-        _part(weight[:, start:stop], part, how, dtype)
-        for part, (start, stop) in zip(gram.parts, spans(weight.shape[1]), strict=True)
-    ]
-    codes, scales, biases = (mx.concatenate(list(each), axis=1) for each in zip(*found, strict=True))
-    return [pack_codes(codes.astype(mx.uint32), how.bits), scales.astype(dtype), biases.astype(dtype)]
+    columns = np.array(weight.T)  # a row for each column of the map, and a copy, for errors are spread in place
+    codes = np.empty(columns.shape, np.uint32)
+    grids = []
+    for part, (start, stop) in zip(gram.parts, spans(len(columns)), strict=True):
+        grids += _part(columns[start:stop], codes[start:stop], part, how, dtype)
+    scales, biases = (mx.concatenate(list(each), axis=1) for each in zip(*grids, strict=True))
+    return [pack_codes(mx.array(np.ascontiguousarray(codes.T)), how.bits), scales.astype(dtype), biases.astype(dtype)]
 
 
-def _part(weight: mx.array, gram: mx.array, how: Quantization, dtype: mx.Dtype) -> tuple[mx.array, mx.array, mx.array]:
-    """Codes [R columns], scales and biases [R groups], of columns that are looked at together."""
-    factor = _factor(gram)
-    size, steps = how.group_size, (1 << how.bits) - 1
-    done: list[tuple[mx.array, mx.array, mx.array]] = []
-    rest = weight
-    for start in range(0, weight.shape[1], size):
-        stop = start + size
+def _part(
+    columns: Array, codes: Array, gram: mx.array, how: Quantization, dtype: mx.Dtype
+) -> Iterator[tuple[mx.array, mx.array]]:
+    """Rounds columns that are looked at together; yields scales and biases [R 1] of each group."""
+    factor = np.array(_factor(gram))
+    steps = (1 << how.bits) - 1
+    for start in range(0, len(columns), how.group_size):
+        stop = start + how.group_size
         block = factor[start:stop, start:stop]
-        group = rest[:, :size]
-        scale, bias = clipped(group, how.bits, dtype, 1 / mx.square(mx.diag(block)))
-        codes, errors = _rounder(size, steps)(group.T, block, scale.T, bias.T)
-        rest = rest[:, size:] - errors.T @ factor[start:stop, stop:]
-        mx.eval(rest, codes, scale, bias)
-        done.append((codes.T, scale, bias))
-    codes, scales, biases = (mx.concatenate(list(each), axis=1) for each in zip(*done, strict=True))
-    return codes, scales, biases
+        counts = mx.array(1 / np.square(np.diag(block)))
+        scale, bias = clipped(mx.array(columns[start:stop]).T, how.bits, dtype, counts)
+        errors = _round(columns[start:stop], codes[start:stop], block, _flat(scale), _flat(bias), steps)
+        columns[stop:] -= factor[start:stop, stop:].T @ errors
+        yield scale, bias
+
+
+def _round(columns: Array, codes: Array, factor: Array, scale: Array, bias: Array, steps: int) -> Array:
+    """Rounds the columns of a group in turn, and returns what is left of each for the columns behind the group.
+
+    In numpy, on the CPU: each column waits for the one before it, and kernels would be launched for next to nothing.
+    """
+    errors = np.empty_like(columns)
+    over = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    for index, column in enumerate(columns):
+        code = np.clip(np.rint((column - bias) * over), 0, steps)
+        errors[index] = (column - (code * scale + bias)) / factor[index, index]
+        columns[index + 1 :] -= factor[index, index + 1 :, None] * errors[index]
+        codes[index] = code
+    return errors
+
+
+def _flat(grid: Float[mx.array, "R 1"]) -> Array:
+    return np.array(grid.reshape(-1))
 
 
 def _factor(gram: Float[mx.array, "C C"]) -> Float[mx.array, "C C"]:
@@ -67,25 +87,3 @@ def _factor(gram: Float[mx.array, "C C"]) -> Float[mx.array, "C C"]:
         factor: mx.array = mx.linalg.cholesky(inverse, upper=True)
         mx.eval(factor)
     return factor
-
-
-@cache
-def _rounder(size: int, steps: int):  # type: ignore[no-untyped-def]  # mx.compile has no type
-    """Rounds the columns of a group in turn; one graph for each size of group."""
-
-    @mx.compile
-    def round_group(group: mx.array, factor: mx.array, scale: mx.array, bias: mx.array) -> tuple[mx.array, mx.array]:
-        """[size R], [size size], [1 R], [1 R] -> codes and errors, [size R] each."""
-        over = mx.where(scale == 0, mx.array(0.0), 1 / scale)
-        codes, errors = [], []
-        for index in range(size):
-            column = group[:1]
-            code = mx.clip(mx.round((column - bias) * over), 0, steps)
-            error = (column - (code * scale + bias)) / factor[index, index]
-            if index + 1 < size:
-                group = group[1:] - factor[index, index + 1 :, None] * error
-            codes.append(code)
-            errors.append(error)
-        return mx.concatenate(codes), mx.concatenate(errors)
-
-    return round_group

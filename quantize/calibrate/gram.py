@@ -49,7 +49,7 @@ class Gram:
         return mx.concatenate([mx.diag(part) for part in self.parts]) / max(self.rows, 1)
 
     def counts(self) -> Float[mx.array, " columns"]:
-        """How much an error in each column counts, 1 on average; a column that was never more than 0 counts a little."""
+        """How much an error in each column counts, 1 on average; one that was never read counts a little."""
         squares = self.squares()
         mean = mx.maximum(squares.mean(), mx.array(1e-30))
         return squares / mean + 1e-4
@@ -73,7 +73,7 @@ def spans(columns: int) -> list[tuple[int, int]]:
 def chosen_rows(
     x: mx.array, experts: Integer[mx.array, "*axes"], wanted: range
 ) -> dict[int, Float[mx.array, "N columns"]]:
-    """The inputs of each wanted expert, as `ExpertLinear` is given them: [*axes 1 columns], or 1 for axes they share."""
+    """The inputs of each wanted expert, as `ExpertLinear` is given them: [*axes 1 columns], or shared by experts."""
     flat = experts.reshape(-1)
     shared = mx.broadcast_to(x, (*experts.shape, *x.shape[-2:])).reshape(flat.size, x.shape[-1]).astype(mx.float32)
     ids: list[int] = cast(list[int], flat.tolist())

@@ -68,7 +68,7 @@ def calibrate(plan: Plan, windows: Sequence[Sequence[int]], folder: Path, on_lay
     table = {"weight": plan.checkpoint.tensors[f"{_TABLE}.weight"]}
     model.update_modules(tree_unflatten([(_TABLE, DiskTable(table, None, mx.float32))]))
     stage = Stage(model)
-    layers = _by_layer(plan)
+    layers = by_layer(plan)
     batches = _batches(windows)
     if store.done < len(stage) and not store.has(_EMBEDDED):
         _embed(stage, store, batches)
@@ -246,7 +246,7 @@ def _batches(windows: Sequence[Sequence[int]]) -> list[mx.array]:
     return [mx.array([list(window) for window in windows[at : at + some]]) for at in range(0, len(windows), some)]
 
 
-def _by_layer(plan: Plan) -> dict[int, tuple[dict[str, Decision], dict[str, Decision]]]:
+def by_layer(plan: Plan) -> dict[int, tuple[dict[str, Decision], dict[str, Decision]]]:
     """Index of a layer -> what is decided about it: about maps that are calibrated, by their paths in it, and about
     what is not packed, by the paths of parameters."""
     found: dict[int, tuple[dict[str, Decision], dict[str, Decision]]] = {}
@@ -266,5 +266,5 @@ def disk_bytes(plan: Plan, windows: Sequence[Sequence[int]]) -> int:
     tokens = sum(map(len, windows))
     streams = spec.altup.streams if isinstance(spec, DecoderSpec) and spec.altup else 1
     rows = spec.per_layer.dim * len(spec.layers) if isinstance(spec, DecoderSpec) and spec.per_layer else 0
-    packed = sum(decision.nbytes for layer, _ in _by_layer(plan).values() for decision in layer.values())
+    packed = sum(decision.nbytes for layer, _ in by_layer(plan).values() for decision in layer.values())
     return packed + 4 * tokens * (spec.dim * (1 + 3 * streams) + rows)

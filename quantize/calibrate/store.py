@@ -1,6 +1,6 @@
 """What is kept on the disk while a model is calibrated, so that it need not be in memory and a run can go on.
 
-    layer-0007.safetensors     what layer 7 became, under the names it will be written with; its being there is the journal
+    layer-0007.safetensors     what layer 7 became, as it will be written; that it is there says that it is finished
     passed-student-0007/       what left it, a file for each batch of windows: the input of layer 8
     lent-student-0007/         keys and values that later layers borrow from it
     embedded/                  what every pass begins with
