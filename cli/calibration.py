@@ -67,7 +67,10 @@ def drawn(facts: dict[str, Any] | None) -> list[tuple[str, str]]:
     if facts is None:
         return []
     return [
-        ("calibrated", f"{facts['method']}, {facts['tokens']:,} tokens; held {size(facts['memory_bytes'])} at most")
+        (
+            "calibrated",
+            f"{facts['method']}, {facts['tokens']:,} tokens, at most {size(facts['memory_bytes'])} in memory",
+        )
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from gemma_mlx.errors import InputError
 from gemma_mlx.quantize.calibrate.run import Calibration
 from gemma_mlx.quantize.pack import pack
 from gemma_mlx.quantize.plan import FLOAT, Decision, Plan
@@ -28,9 +29,8 @@ def quantize(
     plan: Plan,
     target: Path,
     *,
-    windows: Sequence[Sequence[int]] = (),
+    calibration: Calibration | None = None,
     on_progress: OnProgress | None = None,
-    on_layer: OnProgress | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Checkpoint:
     """Writes what `plan` says to `target`, in the layout that mlx-lm reads.
@@ -42,9 +42,8 @@ def quantize(
     Args:
         plan: what becomes of each tensor; see `gemma_mlx.quantize.plan.plan`.
         target: a folder that does not exist yet.
-        windows: ids of the text that a calibrated plan is calibrated with; see `gemma_mlx.quantize.calibrate.windows`.
+        calibration: of this plan, where it is a calibrated one.
         on_progress: called with ("tensor 3 of 338", bytes done, bytes in all).
-        on_layer: called with ("layer 3 of 26", steps done, steps in all) while layers are calibrated.
         shard_bytes: a file is closed before it grows beyond this.
 
     Returns:
@@ -54,7 +53,12 @@ def quantize(
         InputError: `target` exists, the disk has no room for it, or another process writes it.
         GemmaError: whatever is wrong with the source, as a sentence.
     """
-    calibration = Calibration(plan, windows, on_layer) if plan.calibrated else None
+    if (plan.calibrated is None) != (calibration is None):
+        raise InputError(
+            f"The plan's method is {plan.calibrated or 'none that reads a text'}, and it was given "
+            f"{'a' if calibration else 'no'} calibration.",
+            "Calibration(plan, windows(folder)) is for a plan with a method, and for no other.",
+        )
     steps = steps_of(plan, calibration)
     marks = [plan.fingerprint(), str(shard_bytes), *([calibration.fingerprint()] if calibration else [])]
     return write_checkpoint(

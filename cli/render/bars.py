@@ -35,6 +35,7 @@ class Progress:
         self._at = 0.0
         self._what = ""
         self._pace = Pace(0, 0.0)
+        self._begun = (0, 0.0)
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Progress:
@@ -73,9 +74,18 @@ class Progress:
     def quantizing(self, what: str, done: int, total: int) -> None:
         """Tensors and bytes of a smaller model that are on the disk: how fast, and how long it will take."""
         now = time.monotonic()
-        if not self._what:  # a run that goes on where another stopped begins with what that one did
+        if self._what != "quantizing":  # a run that goes on where another stopped begins with what that one did
             self._what, self._pace = "quantizing", Pace(done, now)
         self._show(what.capitalize(), done, total, size(total), self._pace.told(done, total, now))
+
+    def calibrating(self, what: str, done: int, total: int) -> None:
+        """Layers whose codes suit a text, and how long the others will take."""
+        now = time.monotonic()
+        if self._what != "calibrating":  # a run that goes on where another stopped does not count what that one did
+            self._what, self._begun = "calibrating", (done, now)
+        before, at = self._begun
+        left = (now - at) / (done - before) * (total - done) if done > before else 0.0
+        self._show(f"Calibrating {what}", done, total, "the model", f"{lasting(left)} left" if left else "")
 
     def reading(self, done: int, total: int) -> None:
         """Tokens of a prompt that have been read."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,19 +19,18 @@ from mlx.utils import tree_unflatten
 from gemma_mlx.errors import InputError
 from gemma_mlx.nn.decoder import Decoder
 from gemma_mlx.quantize.calibrate.awq import awq
-from gemma_mlx.quantize.calibrate.bench import Bench, pack_in_order
+from gemma_mlx.quantize.calibrate.bench import LEAST_TOKENS, Bench, pack_in_order
 from gemma_mlx.quantize.calibrate.dwq import ROUNDS, dwq
 from gemma_mlx.quantize.calibrate.gptq import gptq
+from gemma_mlx.quantize.calibrate.memory import BATCH_TOKENS, by_layer, disk_bytes, memory_bytes
 from gemma_mlx.quantize.calibrate.stage import Played, Rows, Stage
 from gemma_mlx.quantize.calibrate.store import Store
-from gemma_mlx.quantize.pack import CALIBRATED, Calibrated
-from gemma_mlx.quantize.plan import Decision, Plan
-from gemma_mlx.spec import DecoderSpec, LayerSpec
+from gemma_mlx.quantize.pack import Calibrated
+from gemma_mlx.quantize.plan import Plan
+from gemma_mlx.spec import LayerSpec
 from gemma_mlx.weights.disk_table import DiskTable
 from gemma_mlx.weights.load import OnProgress, load
 from gemma_mlx.weights.write import Output
-
-BATCH_TOKENS: Final = 2048  # of the windows that go through a layer at once
 
 # What each method does with a layer, and how often it runs it for each of its inputs.
 METHODS: Final[Mapping[Calibrated, tuple[Callable[[Bench], Any], int]]] = {
@@ -43,7 +41,6 @@ METHODS: Final[Mapping[Calibrated, tuple[Callable[[Bench], Any], int]]] = {
 LEARNING: Final = ("dwq",)  # these need what the unpacked model has behind each layer
 
 _EMBEDDED: Final = "embedded"
-_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _TABLE: Final = "model.embed_tokens"
 
 
@@ -101,43 +98,68 @@ def calibrate(plan: Plan, windows: Sequence[Sequence[int]], folder: Path, on_lay
 
 
 class Calibration:
-    """What calibration makes of a plan's tensors; called with a folder, it makes it.
+    """A text, and what it makes of a plan's tensors; called with a folder, it makes it.
 
     Args:
-        plan: as `calibrate` has it, and so the others.
-        windows: at least one.
-        on_layer: who is told.
+        plan: as `calibrate` has it, and so the windows.
+        windows: of the text.
+
+    Attributes:
+        on_layer: called with ("layer 3 of 26", steps done, steps in all) as layers are packed.
+        tell: called with a sentence about what the text did not reach.
+        blind: experts, each counted in each of its maps, that the text hardly reached; None before all is done.
 
     Raises:
         InputError: there is no text.
     """
 
-    def __init__(self, plan: Plan, windows: Sequence[Sequence[int]], on_layer: OnProgress | None) -> None:
+    def __init__(self, plan: Plan, windows: Sequence[Sequence[int]]) -> None:
         if not windows:
             raise InputError("There is no text to calibrate with.", "--text FILE names one.")
-        self._plan, self._windows, self._on_layer = plan, windows, on_layer
+        self.plan, self.windows = plan, windows
+        self.on_layer: OnProgress | None = None
+        self.tell: Callable[[str], None] = lambda _: None
+        self.blind: int | None = None
         self._layers: dict[str, mx.array] = {}
 
-    def __call__(self, folder: Path) -> None:
-        """Calibrates, or goes on where a run with this folder was."""
-        store = calibrate(self._plan, self._windows, folder, self._on_layer)
-        for index in range(store.done):
-            self._layers |= store.layer(index)
+    @property
+    def tokens(self) -> int:
+        """Of the text."""
+        return sum(map(len, self.windows))
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds at most."""
+        return memory_bytes(self.plan, self.windows)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of what it keeps beside what is written."""
+        return disk_bytes(self.plan, self.tokens)
 
     def fingerprint(self) -> str:
         """The same only for the same text."""
-        return hashlib.sha256(json.dumps([list(window) for window in self._windows]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([list(window) for window in self.windows]).encode()).hexdigest()
+
+    def __call__(self, folder: Path) -> None:
+        """Calibrates, or goes on where a run with this folder was."""
+        store = calibrate(self.plan, self.windows, folder, self.on_layer)
+        counted = [store.told(index) for index in range(store.done)]
+        blind, experts = (sum(int(one[key]) for one in counted) for key in ("blind", "experts"))
+        self.blind = blind
+        if blind:
+            self.tell(
+                f"{blind:,} of {experts:,} matrices of experts were reached by fewer than {LEAST_TOKENS} tokens of the "
+                "text, and are packed without it."
+            )
+        for index in range(store.done):
+            self._layers |= store.layer(index)
 
     def made(self, outputs: Sequence[Output]) -> list[mx.array] | None:
         """What is written of a tensor; None where it is not calibrated. It is read when it is used, and not kept."""
         if outputs[0].name not in self._layers:
             return None
         return [self._layers.pop(output.name) for output in outputs]
-
-    @property
-    def disk_bytes(self) -> int:
-        """Of all that lies beside the draft at once."""
-        return disk_bytes(self._plan, self._windows)
 
 
 class Steps:
@@ -244,27 +266,3 @@ def _embed(stage: Stage, store: Store, batches: Sequence[mx.array]) -> None:
 def _batches(windows: Sequence[Sequence[int]]) -> list[mx.array]:
     some = max(BATCH_TOKENS // len(windows[0]), 1)
     return [mx.array([list(window) for window in windows[at : at + some]]) for at in range(0, len(windows), some)]
-
-
-def by_layer(plan: Plan) -> dict[int, tuple[dict[str, Decision], dict[str, Decision]]]:
-    """Index of a layer -> what is decided about it: about maps that are calibrated, by their paths in it, and about
-    what is not packed, by the paths of parameters."""
-    found: dict[int, tuple[dict[str, Decision], dict[str, Decision]]] = {}
-    for decision in plan.decisions:
-        if named := _LAYER.fullmatch(decision.module):
-            packed, loose = found.setdefault(int(named[1]), ({}, {}))
-            if decision.method in CALIBRATED:
-                packed[named[2]] = decision
-            elif decision.how is None:
-                loose[f"{named[2]}.{decision.outputs[0].name.rpartition('.')[2]}"] = decision
-    return found
-
-
-def disk_bytes(plan: Plan, windows: Sequence[Sequence[int]]) -> int:
-    """Of what a run keeps beside what it writes: packed layers, and the text before and behind one of them."""
-    spec = plan.checkpoint.match.spec
-    tokens = sum(map(len, windows))
-    streams = spec.altup.streams if isinstance(spec, DecoderSpec) and spec.altup else 1
-    rows = spec.per_layer.dim * len(spec.layers) if isinstance(spec, DecoderSpec) and spec.per_layer else 0
-    packed = sum(decision.nbytes for layer, _ in by_layer(plan).values() for decision in layer.values())
-    return packed + 4 * tokens * (spec.dim * (1 + 3 * streams) + rows)

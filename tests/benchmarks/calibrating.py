@@ -6,7 +6,7 @@
 
 Prints for recipes and methods the bits per weight and the mean Kullback-Leibler divergence of next tokens from those of
 the checkpoint. The model in the box is calibrated with dialogues of the kind that it learned from, and judged by others
-and by its held-out questions; another model with the project's text for calibration, and judged by its text for judging.
+and by its held-out questions; another model with the project's texts for calibration, and judged by those for judging.
 """
 
 from __future__ import annotations
