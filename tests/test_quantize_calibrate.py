@@ -158,7 +158,7 @@ def test_a_fold_changes_nothing(
         assert any(module.weight is not weights[path] for path, module in bench.maps().items())
         assert mx.abs(bench.play(0).out - before).max().item() < 1e-5 * mx.abs(before).max().item()  # type: ignore[operator]
 
-    monkeypatch.setattr(run, "METHODS", {"awq": (fold_alone, 1)})
+    monkeypatch.setattr(run, "METHODS", {"awq": (fold_alone, int)})
     calibrate(plan(tmp_path / "source", method="awq"), tokens(), tmp_path / "store")
     assert folded
     if not changes and kind in FOLDED:
@@ -293,8 +293,8 @@ def test_experts_that_hardly_anything_reaches_are_told(tmp_path: Path) -> None:
 
 def test_the_estimate_of_memory_is_not_exceeded(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    write_tiny(source, "gemma2", num_hidden_layers=1, hidden_size=512, intermediate_size=2048)
-    text = tokens(8, 256)
+    write_tiny(source, "gemma2", num_hidden_layers=1, hidden_size=256, intermediate_size=1024)
+    text = tokens(4, 128)
     for method in CALIBRATED:
         made = plan(source, method=method)
         mx.clear_cache()

@@ -32,11 +32,11 @@ from gemma_mlx.weights.disk_table import DiskTable
 from gemma_mlx.weights.load import OnProgress, load
 from gemma_mlx.weights.write import Output
 
-# What each method does with a layer, and how often it runs it for each of its inputs.
-METHODS: Final[Mapping[Calibrated, tuple[Callable[[Bench], Any], int]]] = {
-    "gptq": (partial(pack_in_order, solver=gptq), 1),
-    "awq": (awq, 2),
-    "dwq": (dwq, 1 + ROUNDS),
+# What each method does with a layer, and how often the text goes through it: number of different inputs -> passes.
+METHODS: Final[Mapping[Calibrated, tuple[Callable[[Bench], Any], Callable[[int], int]]]] = {
+    "gptq": (partial(pack_in_order, solver=gptq), lambda inputs: inputs + 1),
+    "awq": (awq, lambda inputs: 2 * inputs + 1),
+    "dwq": (dwq, lambda inputs: inputs + ROUNDS + 4),
 }
 LEARNING: Final = ("dwq",)  # these need what the unpacked model has behind each layer
 
@@ -84,7 +84,7 @@ def calibrate(plan: Plan, windows: Sequence[Sequence[int]], folder: Path, on_lay
             head_dim=layer_spec.attention.head_dim if isinstance(layer_spec, LayerSpec) else None,
             play=student.player(index), target=partial(teacher.passed, index), batches=len(batches), tick=steps.tick,
         )  # fmt: skip
-        steps.expect(len(batches) * (len(bench.heard()) * passes + 1))
+        steps.expect(len(batches) * passes(len(bench.heard())))
         if learns:
             teacher.advance(index, steps.tick)
         method(bench)
