@@ -4,12 +4,12 @@ After Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression
 The factors of a map's inputs go into what makes these inputs: the norm before it, `up_proj` before `down_proj`, and
 `v_proj` before `o_proj`. That is tried for every map, and kept where the layer computes what it did before, which is
 seen, not known: a norm that something else reads as well (the attention's in Gemma 3n), or values that are normed
-before they are mixed (Gemma 3n and 4), show at once. Whether they are folded or not, ranges of groups are then chosen
-for the least error, where columns count by the mean square of what they read.
+before they are mixed (Gemma 3n and 4), show at once.
 
-Two things differ from the paper: factors are judged by the exact error of the maps' outputs, of which X'X says it
-without the inputs, and not by the error of the block around them; and ranges are those of each group, as
-`bench.weighted` chooses them.
+Two things differ from the paper. Factors are judged by the exact error of the maps' outputs, of which X'X says it
+without the inputs, and not by the error of the block around them. And what is scaled is then rounded by GPTQ, with
+which the paper finds that it can be combined: with nearest codes the model in the box lost more than without scaling
+(KL 0.032 instead of 0.030).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from jaxtyping import Float
 
 from gemma_mlx.nn.moe import ExpertLinear
 from gemma_mlx.nn.norm import RMSNorm
-from gemma_mlx.quantize.calibrate.bench import LEAST_TOKENS, SCALES, Bench, pack_in_order, unpacked, weighted
+from gemma_mlx.quantize.calibrate.bench import LEAST_TOKENS, SCALES, Bench, pack_in_order, unpacked
+from gemma_mlx.quantize.calibrate.gptq import gptq
 from gemma_mlx.quantize.calibrate.gram import Gram
 from gemma_mlx.quantize.calibrate.stage import Heard, Played
 from gemma_mlx.quantize.pack import pack
@@ -42,7 +43,7 @@ Maps = list[tuple[mx.array, Quantization]]
 def awq(bench: Bench) -> None:
     """Scales the maps of a layer, and packs them."""
     fold(bench)
-    pack_in_order(bench, weighted)
+    pack_in_order(bench, gptq)
 
 
 def fold(bench: Bench) -> list[str]:

@@ -179,3 +179,9 @@ def _for_each(x: mx.array, *chosen: Any) -> mx.array:
         return x
     experts = cast(mx.array, chosen[0])
     return mx.broadcast_to(x, (*experts.shape, *x.shape[-2:]))
+
+
+def apart(made: mx.array, wanted: mx.array) -> mx.array:
+    """The mean over all positions of the squared distance, relative to the square of what is wanted there."""
+    distance = mx.square(made - wanted).sum(axis=-1)
+    return (distance / mx.maximum(mx.square(wanted).sum(axis=-1), mx.array(1e-12))).mean()

@@ -15,7 +15,7 @@ from typing import Any, Final
 import mlx.core as mx
 import mlx.optimizers as optimizers
 
-from gemma_mlx.quantize.calibrate.bench import SCALES, Bench, pack_in_order
+from gemma_mlx.quantize.calibrate.bench import SCALES, Bench, apart, pack_in_order
 from gemma_mlx.quantize.calibrate.gptq import gptq
 from gemma_mlx.quantize.calibrate.stage import replace
 
@@ -51,7 +51,7 @@ def _learn(bench: Bench) -> None:
 
     def loss(changes: Parameters, batch: int) -> mx.array:
         set_scales(changes)
-        return _apart(bench.play(batch).out, bench.target(batch))
+        return apart(bench.play(batch).out, bench.target(batch))
 
     step: Callable[..., tuple[mx.array, Parameters]] = mx.value_and_grad(loss)
     zeros: Parameters = {
@@ -90,9 +90,3 @@ def _total(bench: Bench, loss: Callable[[Parameters, int], mx.array], changes: P
         total += loss(changes, batch).item()  # type: ignore[operator]
         bench.tick()
     return total
-
-
-def _apart(made: mx.array, wanted: mx.array) -> mx.array:
-    """The mean over all positions of the squared distance, relative to the square of what is wanted there."""
-    distance = mx.square(made - wanted).sum(axis=-1)
-    return (distance / mx.maximum(mx.square(wanted).sum(axis=-1), mx.array(1e-12))).mean()
