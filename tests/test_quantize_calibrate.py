@@ -184,16 +184,15 @@ def test_every_decoder_by_every_method(kind: str, changes: dict[str, Any], metho
 def test_the_model_in_the_box_loses_less(tmp_path: Path) -> None:
     source = resolve("demo")
     teacher = gemma_mlx.load(source, mx.float32)
-    text, judged = dialogues(teacher, 1, 16, 128), dialogues(teacher, 77, 8, 128)
+    text, judged = dialogues(teacher, 1, 8, 128), dialogues(teacher, 77, 6, 128)
     lost = {}
-    for method in (None, *CALIBRATED):
+    for method in (None, "gptq"):  # the others take longer: tests/benchmarks/calibrating.py
         made = plan(source, recipe_name="uniform", clip=True, method=method)
         calibration = Calibration(made, text) if method else None
         written = quantize(made, tmp_path / str(method), calibration=calibration)
         lost[method] = written.nbytes, divergence(teacher, written.folder, judged)
-    assert len({nbytes for nbytes, _ in lost.values()}) == 1
-    for method in CALIBRATED:
-        assert lost[method][1] < 0.95 * lost[None][1], lost
+    assert lost["gptq"][0] == lost[None][0]
+    assert lost["gptq"][1] < 0.85 * lost[None][1], lost
 
 
 class _StoppedError(Exception):
