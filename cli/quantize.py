@@ -85,8 +85,10 @@ def quantize(
     if to is not None:
         to = to.expanduser()
         check_target(folder, to)
-    asked = {"recipe_name": recipe, "mode": mode, "bits": bits, "group_size": group_size, "clip": clip}
-    made = plan(folder, keep=keep or (), method=method, **asked)
+    made = plan(
+        folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip,
+        method=method,
+    )  # fmt: skip
     calibration = calibrating(made, text)
     if not dry_run and to is not None:
         try:

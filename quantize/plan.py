@@ -300,7 +300,7 @@ def _calibrated(method: str, base: Quantization | None, checkpoint: Checkpoint) 
             f"Only decoders that read by themselves are calibrated, and a {checkpoint.match.model_type} is none here.",
             "--clip chooses ranges without any text.",
         )
-    return cast(Calibrated, method)
+    return method
 
 
 def _how(form: Format, base: Quantization | None, module: str, columns: int, kind: str) -> Quantization | None:

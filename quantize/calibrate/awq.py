@@ -15,7 +15,7 @@ which the paper finds that it can be combined: with nearest codes the model in t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import mlx.core as mx
 from jaxtyping import Float
@@ -119,7 +119,7 @@ def _error(maps: Maps, gram: Gram, factors: mx.array) -> float:
     for weight, how in maps:
         scaled = weight * factors
         total = total + gram.error(unpacked(pack(scaled.astype(SCALES), how), how) / factors - weight)
-    return float(total.item())
+    return cast(float, total.item())
 
 
 def _moved(bench: Bench, path: str, source: Any, targets: Sequence[Any], factors: mx.array) -> bool:

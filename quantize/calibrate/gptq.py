@@ -35,7 +35,7 @@ def gptq(weight: Float[mx.array, "R columns"], gram: Gram, how: Quantization, dt
     """
     columns = np.array(weight.T)  # a row for each column of the map, and a copy, for errors are spread in place
     codes = np.empty(columns.shape, np.uint32)
-    grids = []
+    grids: list[tuple[mx.array, mx.array]] = []
     for part, (start, stop) in zip(gram.parts, spans(len(columns)), strict=True):
         grids += _part(columns[start:stop], codes[start:stop], part, how, dtype)
     scales, biases = (mx.concatenate(list(each), axis=1) for each in zip(*grids, strict=True))

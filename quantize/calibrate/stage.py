@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -80,7 +80,7 @@ class Stage:
         player = cast_of[index] = _Player(self._layers[index], x)
         self._model.model.layers = cast_of
         self._model.hidden(embedded)
-        return cast(Played, player.played)
+        return player.played
 
 
 class _Aside:

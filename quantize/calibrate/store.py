@@ -48,8 +48,8 @@ class Store:
 
     def told(self, index: int) -> dict[str, str]:
         """What is to be told of a layer."""
-        _, metadata = mx.load(str(self._layer(index)), return_metadata=True)  # type: ignore[misc]
-        return dict(metadata)  # type: ignore[call-overload,no-any-return]
+        loaded: Any = mx.load(str(self._layer(index)), return_metadata=True)
+        return dict(loaded[1])
 
     def has(self, name: str) -> bool:
         """Whether all of the batches called `name` are there."""
