@@ -111,6 +111,21 @@ KvBits = Annotated[
         help="Keep keys and values of layers without a window in so many bits; as computed where not given.",
     ),
 ]  # fmt: skip
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        show_default=False,
+        help="gptq, awq or dwq: choose codes by what a text makes each layer read; slow.",
+    ),
+]
+CalibrationText = Annotated[
+    Path | None,
+    typer.Option(
+        "--text", metavar="FILE", help="What --method reads; else texts of the project's own.", show_default=False
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Load and read what memory may not be enough for.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

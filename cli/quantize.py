@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gemma_mlx.cli import options as flags
+from gemma_mlx.cli.calibration import calibrating, listen
 from gemma_mlx.cli.compare import finished
 from gemma_mlx.cli.console import say
 from gemma_mlx.cli.opening import found
@@ -16,9 +17,6 @@ from gemma_mlx.cli.render.bars import Progress
 from gemma_mlx.cli.render.plans import decided, drawn, facts, fitting
 from gemma_mlx.cli.render.tables import width
 from gemma_mlx.errors import InputError
-
-if TYPE_CHECKING:
-    from gemma_mlx.quantize.target import Aim
 
 
 def quantize(
@@ -55,6 +53,8 @@ def quantize(
     clip: Annotated[
         bool, typer.Option("--clip", help="Choose each group's range for the least error; slower.")
     ] = False,
+    method: flags.Method = None,
+    text: flags.CalibrationText = None,
     target_size: Annotated[
         str | None,
         typer.Option("--target-size", metavar="SIZE", help="As in 6GB: best in so many bytes.", show_default=False),
@@ -101,9 +101,10 @@ def quantize(
     spent where they save most. A target counts the bytes of all tensors.
 
     With --json one object is printed: model, recipe, folder, tensors, weights, bytes, bits_per_weight, aim (bytes,
-    predicted_loss, sensitivity, tokens; null without a target), groups (what, layers, tensors, weights, bytes, packing,
-    method, and errors where weights lie on a lattice) and judgement, as `gemma compare --json` has it, or null; with
-    --dry-run also fits (context, comfortable_gb, tight_gb; null where it cannot be told) and decisions, one for each
+    predicted_loss, sensitivity, tokens; null without a target), calibration (method, tokens, memory_bytes, blind; null
+    without --method), groups (what, layers, tensors, weights, bytes, packing, method, and errors where weights lie on a
+    lattice) and judgement, as `gemma compare --json` has it, or null; with --dry-run also fits (context,
+    comfortable_gb, tight_gb; null where it cannot be told) and decisions, one for each
     tensor.
     """
     if to is None and not dry_run:
@@ -112,43 +113,42 @@ def quantize(
         )
     from gemma_mlx.quantize.convert import quantize as write
     from gemma_mlx.quantize.plan import plan
-    from gemma_mlx.quantize.target import plan_for
+    from gemma_mlx.quantize.target import aim_of, check_alone, plan_for
     from gemma_mlx.weights.write import check_target
 
     name, folder = found(flags.one_model(model, also_model), exact=True, quiet=quiet)
     if to is not None:
         to = to.expanduser()
         check_target(folder, to)
-    aim, aimed = _aim(target_size, target_bits, fit, context, measure), None
+    check_alone(recipe, mode, bits, group_size, aimed_at=(target_size, target_bits, fit))
+    aim, aimed = aim_of(target_size, target_bits, fit, context=context, measured=measure), None
+    how: dict[str, Any] = {"keep": keep or (), "clip": clip, "method": method, "second_head": second_head}
     if aim is None:
-        made = plan(
-            folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, keep=keep or (), clip=clip,
-            second_head=second_head,
-        )  # fmt: skip
+        made = plan(folder, recipe_name=recipe, mode=mode, bits=bits, group_size=group_size, **how)
     else:
-        _check_alone(recipe, mode, bits, group_size)
         with Progress(quiet=quiet) as progress:
-            aimed = plan_for(
-                folder, aim, keep=keep or (), on_progress=progress.sensing, clip=clip, second_head=second_head
-            )
+            aimed = plan_for(folder, aim, on_progress=progress.sensing, **how)
         made = aimed.plan
         if measure and not aimed.sensitivity.tokens and not quiet:
             say("This model cannot be measured; the bytes are spent by what is known of such parts.")
+    calibration = calibrating(made, text)
     judgements: list[dict[str, Any] | None] = []
     if not dry_run and (target := to) is not None:
         try:
             with Progress(quiet=quiet) as progress:
+                listen(calibration, progress, quiet=quiet)
 
                 def finish(draft: Path) -> None:
                     progress.stop()
                     judgements.append(finished(made, name, target, draft, judging=judging, quiet=quiet))
 
-                write(made, target, on_progress=progress.quantizing, finish=finish)
+                write(made, target, calibration=calibration, on_progress=progress.quantizing, finish=finish)
         except KeyboardInterrupt:
             if not quiet:
                 say("Stopped. The same command goes on where it was.")
             raise
-    told = facts(name, made, None if dry_run else to, aimed) | {"judgement": judgements[0] if judgements else None}
+    told = facts(name, made, None if dry_run else to, aimed, calibration)
+    told["judgement"] = judgements[0] if judgements else None
     if dry_run:
         told["fits"] = fitting(made, context)
     if as_json:
@@ -157,34 +157,3 @@ def quantize(
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return
     print(drawn(told, made, width(), plan=dry_run))
-
-
-def _aim(size: str | None, bits: float | None, fit: str | None, context: int, measure: bool) -> Aim | None:
-    """What is aimed at; None where nothing is."""
-    if size is None and bits is None and fit is None:
-        return None
-    from gemma_mlx.quantize import machine
-    from gemma_mlx.quantize.target import Aim, parse_size
-
-    on = (
-        None
-        if fit is None
-        else machine.here()
-        if fit.strip().lower() in ("here", "")
-        else machine.named(fit, None, None)
-    )
-    nbytes = None if size is None else parse_size(size)
-    return Aim(nbytes=nbytes, bits=bits, machine=on, context=context, measured=measure)
-
-
-def _check_alone(recipe: str, mode: str | None, bits: int | None, group_size: int | None) -> None:
-    """Refuses flags that say what a target decides."""
-    named = {"--mode": mode, "--bits": bits, "--group-size": group_size}
-    said = [flag for flag, value in named.items() if value is not None]
-    if recipe.strip().lower() != "gemma":
-        said.insert(0, f"--recipe {recipe}")
-    if said:
-        raise InputError(
-            f"A target decides how each matrix is packed, and so does {said[0]}.",
-            "Leave one of them out; --keep says what is decided already.",
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,8 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from gemma_mlx.errors import InputError
+from gemma_mlx.quantize.calibrate.run import Calibration
 from gemma_mlx.quantize.head import everywhere
 from gemma_mlx.quantize.pack import pack
 from gemma_mlx.quantize.plan import FLOAT, Decision, Plan
@@ -27,6 +30,7 @@ def quantize(
     plan: Plan,
     target: Path,
     *,
+    calibration: Calibration | None = None,
     on_progress: OnProgress | None = None,
     shard_bytes: int = SHARD_BYTES,
     finish: Callable[[Path], None] | None = None,
@@ -40,6 +44,7 @@ def quantize(
     Args:
         plan: what becomes of each tensor; see `gemma_mlx.quantize.plan.plan`.
         target: a folder that does not exist yet.
+        calibration: of this plan, where it is a calibrated one.
         on_progress: called with ("tensor 3 of 338", bytes done, bytes in all).
         shard_bytes: a file is closed before it grows beyond this.
         finish: called with the folder when all is in it, before it takes its place: the moment to judge it.
@@ -51,26 +56,48 @@ def quantize(
         InputError: `target` exists, the disk has no room for it, or another process writes it.
         GemmaError: whatever is wrong with the source, as a sentence.
     """
-    steps = steps_of(plan)
+    if (plan.calibrated is None) != (calibration is None):
+        raise InputError(
+            f"The plan's method is {plan.calibrated or 'none that reads a text'}, and it was given "
+            f"{'a' if calibration else 'no'} calibration.",
+            "Calibration(plan, windows(folder)) is for a plan with a method, and for no other.",
+        )
+    steps = steps_of(plan, calibration)
+    marks = [plan.fingerprint(), str(shard_bytes), *([calibration.fingerprint()] if calibration else [])]
     return write_checkpoint(
-        plan.checkpoint.folder, steps, plan.config, target, plan=plan.fingerprint() + str(shard_bytes),
+        plan.checkpoint.folder, steps, plan.config, target, plan="".join(marks),
         what=lambda number: f"tensor {number + 1:,} of {len(steps):,}", on_progress=on_progress,
-        shard_bytes=shard_bytes, finish=finish,
+        shard_bytes=shard_bytes, prepare=calibration, beside_bytes=calibration.disk_bytes if calibration else 0,
+        finish=finish,
     )  # fmt: skip
 
 
-def steps_of(plan: Plan) -> list[Step]:
+def steps_of(plan: Plan, calibration: Calibration | None = None) -> list[Step]:
     """What is to be written, and how it is made."""
-    return [_step(decision) for decision in plan.decisions]
+    return [_step(decision, calibration) for decision in plan.decisions]
 
 
-def _step(decision: Decision) -> Step:
+def _step(decision: Decision, calibration: Calibration | None) -> Step:
     source = decision.source
     if decision.method == "exact":
         return Step(source=source, outputs=decision.outputs, portions=partial(_repacked, decision))
     if decision.how is None and source.dtype in (FLOAT, *ITEM_BYTES.keys() - set(FLOATING)):
-        return copied(source, decision.path)
-    return Step(source=source, outputs=decision.outputs, portions=lambda: everywhere(_made(decision), decision.outputs))
+        step = copied(source, decision.path)
+    else:
+        step = Step(
+            source=source, outputs=decision.outputs, portions=lambda: everywhere(_made(decision), decision.outputs)
+        )
+    return step if calibration is None else replace(step, portions=partial(_calibrated, step, calibration))
+
+
+def _calibrated(step: Step, calibration: Calibration) -> Iterator[tuple[int, memoryview]]:
+    """The bytes of what calibration made of a tensor; of one that it left alone, what becomes of it without."""
+    found = calibration.made(step.outputs)
+    if found is None:
+        yield from step.portions()
+        return
+    for index, array in enumerate(found):
+        yield index, _bytes(array)
 
 
 def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:

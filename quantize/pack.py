@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from functools import cache
-from typing import Final, Literal, cast
+from typing import Final, Literal, cast, get_args
 
 import mlx.core as mx
 from jaxtyping import Float, UInt32
@@ -19,12 +19,16 @@ from gemma_mlx.errors import UnsupportedModelError
 from gemma_mlx.quantize.formats import BLOCKS_OF_32
 from gemma_mlx.weights.quantized import Mode, Quantization
 
-Method = Literal["plain", "clip", "lattice", "exact"]
+Calibrated = Literal["gptq", "awq", "dwq"]
+Method = Literal["plain", "clip", "lattice", "exact"] | Calibrated
+
+CALIBRATED: Final[tuple[Calibrated, ...]] = get_args(Calibrated)
 
 # Parts of a group's range that are tried.
 CLIPS: Final = (0.95, 0.9, 0.84, 0.78, 0.7)
 # The scale of a block on a lattice is one of these times its largest weight.
 _DIVISORS: Final = (-8.0, 7.0, -7.0)
+_EVEN: Final = 1.0  # where all weights of a group count alike
 # Relative error from which on blocks are on no lattice: rounding to bfloat16 gives 0.2 %, other weights 6 % and more.
 OFF_LATTICE: Final = 0.01
 MAY_BE_OFF: Final = 0.01  # of the blocks of a tensor that lies on a lattice
@@ -49,13 +53,22 @@ def pack(weight: mx.array, how: Quantization, method: Method = "plain") -> list[
         assert how == BLOCKS_OF_32
         scales, biases = _lattice(groups, weight.dtype)
     else:
-        scales, biases = _clipped(groups, how.bits, weight.dtype)
-    codes = _codes(groups, scales, biases, (1 << how.bits) - 1)[0].astype(mx.uint32)
+        scales, biases = clipped(groups, how.bits, weight.dtype)
     rows = weight.shape[:-1]
+    packed = coded(groups, scales, biases, how.bits, weight.dtype)
+    return [array.reshape(*rows, -1) for array in packed]
+
+
+def coded(
+    groups: Float[mx.array, "*axes n size"], scales: mx.array, biases: mx.array, bits: int, dtype: mx.Dtype
+) -> list[mx.array]:
+    """The nearest codes, packed, with scales and biases in `dtype`; the last two axes become one in all of them."""
+    codes = _codes(groups, scales, biases, (1 << bits) - 1)[0].astype(mx.uint32)
+    rows = groups.shape[:-2]
     return [
-        pack_codes(codes.reshape(*rows, -1), how.bits),
-        scales.reshape(*rows, -1).astype(weight.dtype),
-        biases.reshape(*rows, -1).astype(weight.dtype),
+        pack_codes(codes.reshape(*rows, -1), bits),
+        scales.reshape(*rows, -1).astype(dtype),
+        biases.reshape(*rows, -1).astype(dtype),
     ]
 
 
@@ -74,20 +87,24 @@ def pack_codes(codes: UInt32[mx.array, "... columns"], bits: int) -> UInt32[mx.a
     return mx.stack(words, axis=-1).reshape(*codes.shape[:-1], -1)
 
 
-def _codes(groups: mx.array, scales: mx.array, biases: mx.array, steps: int) -> tuple[mx.array, mx.array]:
+def _codes(
+    groups: mx.array, scales: mx.array, biases: mx.array, steps: int, counts: mx.array | float = _EVEN
+) -> tuple[mx.array, mx.array]:
     """Codes, as floating numbers, and each group's sum of squared errors; a grid without extent is the last choice."""
     places = (groups - biases) * mx.where(scales == 0, mx.array(0.0), 1 / scales)
     codes = mx.clip(mx.round(places), 0, steps)
-    errors = mx.square(codes - places).sum(axis=-1, keepdims=True) * mx.square(scales)
+    errors = (mx.square(codes - places) * counts).sum(axis=-1, keepdims=True) * mx.square(scales)
     return codes, mx.where(scales == 0, mx.array(mx.inf), errors)
 
 
-def _best(groups: mx.array, grids: list[tuple[mx.array, mx.array]], steps: int) -> tuple[mx.array, mx.array]:
+def _best(
+    groups: mx.array, grids: list[tuple[mx.array, mx.array]], steps: int, counts: mx.array | float = _EVEN
+) -> tuple[mx.array, mx.array]:
     """Scales and biases of the grid that says each group best; of equals the first."""
     scales, biases = grids[0]
-    _, errors = _codes(groups, scales, biases, steps)
+    _, errors = _codes(groups, scales, biases, steps, counts)
     for other_scales, other_biases in grids[1:]:
-        _, other_errors = _codes(groups, other_scales, other_biases, steps)
+        _, other_errors = _codes(groups, other_scales, other_biases, steps, counts)
         better = other_errors < errors
         scales, biases = mx.where(better, other_scales, scales), mx.where(better, other_biases, biases)
         errors = mx.where(better, other_errors, errors)
@@ -95,12 +112,23 @@ def _best(groups: mx.array, grids: list[tuple[mx.array, mx.array]], steps: int) 
     return scales, biases
 
 
-def _clipped(groups: Float[mx.array, "G size"], bits: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+def clipped(
+    groups: Float[mx.array, "*axes size"], bits: int, dtype: mx.Dtype, counts: mx.array | float = _EVEN
+) -> tuple[Float[mx.array, "*axes 1"], Float[mx.array, "*axes 1"]]:
+    """Scales and biases for the range of each group that has the least squared error.
+
+    Args:
+        groups: weights in float32.
+        bits: of the codes.
+        dtype: in which scales and biases will be stored; they are rounded to it.
+        counts: how much the error of each weight counts; broadcast.
+    """
     steps = (1 << bits) - 1
     low, high = groups.min(axis=-1, keepdims=True), groups.max(axis=-1, keepdims=True)
     whole = _grid(low, high, steps, dtype)
-    found = _best(groups, [whole, *(_stretched(low * part, high * part, steps, dtype) for part in CLIPS)], steps)
-    return _best(groups, [found, _fitted(groups, _codes(groups, *found, steps)[0], dtype)], steps)
+    tried = [whole, *(_stretched(low * part, high * part, steps, dtype) for part in CLIPS)]
+    found = _best(groups, tried, steps, counts)
+    return _best(groups, [found, _fitted(groups, _codes(groups, *found, steps)[0], dtype, counts)], steps, counts)
 
 
 def _stretched(low: mx.array, high: mx.array, steps: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
@@ -109,12 +137,14 @@ def _stretched(low: mx.array, high: mx.array, steps: int, dtype: mx.Dtype) -> tu
     return scale.astype(dtype).astype(mx.float32), low.astype(dtype).astype(mx.float32)
 
 
-def _fitted(groups: mx.array, codes: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+def _fitted(groups: mx.array, codes: mx.array, dtype: mx.Dtype, counts: mx.array | float) -> tuple[mx.array, mx.array]:
     """Scale and bias that say each group best with these codes."""
-    mean, mean_code = groups.mean(axis=-1, keepdims=True), codes.mean(axis=-1, keepdims=True)
-    spread = mx.square(codes - mean_code).sum(axis=-1, keepdims=True)
-    scale = ((codes - mean_code) * (groups - mean)).sum(axis=-1, keepdims=True) / mx.maximum(spread, mx.array(1e-6))
-    scale = scale.astype(dtype).astype(mx.float32)
+    shares = mx.broadcast_to(mx.array(counts), groups.shape)
+    shares = shares / mx.maximum(shares.sum(axis=-1, keepdims=True), mx.array(1e-30))
+    mean, mean_code = ((shares * one).sum(axis=-1, keepdims=True) for one in (groups, codes))
+    spread = (shares * mx.square(codes - mean_code)).sum(axis=-1, keepdims=True)
+    along = (shares * (codes - mean_code) * (groups - mean)).sum(axis=-1, keepdims=True)
+    scale = (along / mx.maximum(spread, mx.array(1e-8))).astype(dtype).astype(mx.float32)
     return scale, (mean - scale * mean_code).astype(dtype).astype(mx.float32)
 
 

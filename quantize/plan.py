@@ -11,16 +11,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gemma_mlx import __version__
-from gemma_mlx.errors import InputError
+from gemma_mlx.errors import InputError, UnsupportedModelError
 from gemma_mlx.gguf.places import is_gguf
 from gemma_mlx.quantize.formats import BITS_4, BLOCKS_OF_32, Format, Rule
 from gemma_mlx.quantize.head import with_head
-from gemma_mlx.quantize.pack import Method, check_sound, is_on_lattice, pack, relative_error
+from gemma_mlx.quantize.pack import CALIBRATED, Calibrated, Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, format_of, packing, parse_keep, recipe
-from gemma_mlx.spec import DecoderSpec
+from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.load import BORROWED, Checkpoint, inspect
 from gemma_mlx.weights.names import COMPUTED
@@ -140,6 +140,12 @@ class Plan:
         """Bits written for each number, scales and biases included."""
         return self.nbytes * 8 / self.weights
 
+    @property
+    def calibrated(self) -> Calibrated | None:
+        """The method by which a text decides about codes; None where it decides about none."""
+        found = {decision.method for decision in self.decisions} & {*CALIBRATED}
+        return cast(Calibrated, found.pop()) if found else None
+
     def groups(self) -> list[Group]:
         """The decisions, those of the same kind together, largest first."""
         found: dict[tuple[Any, ...], list[Decision]] = {}
@@ -201,6 +207,7 @@ def plan(
     group_size: int | None = None,
     keep: Sequence[str] = (),
     clip: bool = False,
+    method: str | None = None,
     spent: Sequence[Rule] = (),
     before: Plan | None = None,
     second_head: bool | None = None,
@@ -215,11 +222,13 @@ def plan(
         group_size: of affine codes.
         keep: "PATTERN=8" and the like, see `parse_keep`; they come before the recipe.
         clip: choose the range of each affine group for the least squared error.
+        method: "gptq", "awq" or "dwq" calibrate the maps of the decoder's layers, and all else has its ranges chosen.
         spent: rules that come after `keep` and before the recipe: what a budget was spent on.
         before: a plan of the same files, from which it is known what lies on a lattice.
         second_head: write a tied head of a Gemma 3 twice, as mlx-vlm wants it; None does so beside towers.
 
     Raises:
+        UnsupportedModelError: the source is no decoder whose layers could be calibrated.
         InputError: the source is quantized already, or what is asked for cannot be had.
         GemmaError: whatever is wrong with the source, as a sentence.
     """
@@ -235,6 +244,7 @@ def plan(
     checkpoint = inspect(source)
     if chosen.packed:
         return _as_it_is(checkpoint, chosen, keep)
+    calibrated = None if method is None else _calibrated(method, base, checkpoint)
     if any(checkpoint.quantization.values()) or any(checkpoint.config.get(key) is not None for key in TABLES):
         most = Counter(how for how in checkpoint.quantization.values() if how is not None).most_common(1)
         raise InputError(
@@ -245,7 +255,9 @@ def plan(
         )
     form = format_of(chosen, base, [*rules, *spent])
     looks = chosen.lattice and base is not None and base.mode == "affine" and base.bits >= BITS_4.bits
-    decisions = tuple(_decisions(checkpoint, form, base, rules, looks=looks, clip=clip, before=before))
+    decisions = tuple(
+        _decisions(checkpoint, form, base, rules, looks=looks, clip=clip, calibrated=calibrated, before=before)
+    )
     _check_rules(rules, keep, decisions)
     decisions = tuple(with_head(checkpoint, decisions, second_head))
     if chosen.name == "qat" and not any(decision.method == "lattice" for decision in decisions):
@@ -279,6 +291,7 @@ def _decisions(
     *,
     looks: bool,
     clip: bool,
+    calibrated: Calibrated | None,
     before: Plan | None,
 ) -> Iterator[Decision]:
     names = checkpoint.match.architecture.NAMES
@@ -301,11 +314,32 @@ def _decisions(
             yield Decision(module=module, path=name, source=tensor, outputs=(output,), maps=is_map)
             continue
         path = name.removesuffix(".weight")
-        method: Method = "lattice" if errors else "clip" if clip and how.mode == "affine" else "plain"
+        method: Method = "lattice" if errors else "plain"
+        if method == "plain" and how.mode == "affine":
+            in_a_layer = kind == "own" and module.startswith("model.layers.")
+            method = calibrated if calibrated and in_a_layer else "clip" if clip or calibrated else "plain"
         made = _packed(path, tensor.shape, how)
         yield Decision(
             module=module, path=path, source=tensor, outputs=made, how=how, method=method, maps=True, errors=errors
         )
+
+
+def _calibrated(method: str, base: Quantization | None, checkpoint: Checkpoint) -> Calibrated:
+    """The method, where it can be had."""
+    if method not in CALIBRATED:
+        raise InputError(f"{method!r} is no method; there are {', '.join(CALIBRATED)}.", "--method gptq")
+    if base is None or base.mode != "affine":
+        raise InputError(
+            f"Calibration chooses affine codes, and this plan has {'none' if base is None else base.mode}.",
+            "Leave out --mode, or --method",
+        )
+    spec = checkpoint.match.spec
+    if not isinstance(spec, DecoderSpec) or isinstance(spec, EncoderDecoderSpec | DrafterSpec):
+        raise UnsupportedModelError(
+            f"Only decoders that read by themselves are calibrated, and a {checkpoint.match.model_type} is none here.",
+            "--clip chooses ranges without any text.",
+        )
+    return method
 
 
 def _how(form: Format, base: Quantization | None, module: str, columns: int, kind: str) -> Quantization | None:

@@ -19,11 +19,11 @@ from gemma_mlx.quantize.fit import VERDICTS, Verdict, bounds, judged
 from gemma_mlx.quantize.formats import Rule
 from gemma_mlx.quantize.head import TABLE as HEAD_TABLE
 from gemma_mlx.quantize.head import wants_head
-from gemma_mlx.quantize.machine import Machine, sized, sizes
+from gemma_mlx.quantize.machine import Machine, here, named, sized, sizes
 from gemma_mlx.quantize.memory import Memory, Use, estimate
 from gemma_mlx.quantize.pack import pack, relative_error
 from gemma_mlx.quantize.plan import Decision, Plan, plan
-from gemma_mlx.quantize.recipe import parse_keep
+from gemma_mlx.quantize.recipe import DEFAULT, parse_keep
 from gemma_mlx.quantize.sensitivity import Sensitivity
 from gemma_mlx.spec import DrafterSpec
 from gemma_mlx.weights.disk_table import TABLE
@@ -99,6 +99,48 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * _UNITS[unit])
 
 
+def aim_of(size: str | None, bits: float | None, fit: str | None, *, context: int, measured: bool) -> Aim | None:
+    """What words of a user aim at; None where they aim at nothing.
+
+    Args:
+        size: `6GB`.
+        bits: per weight.
+        fit: a Mac, or "here".
+        context: see `Aim`.
+        measured: see `Aim`.
+
+    Raises:
+        InputError: more than one of the first three is said, or one cannot be had.
+    """
+    if size is None and bits is None and fit is None:
+        return None
+    on = None
+    if fit is not None:
+        on = here() if fit.strip().lower() in ("here", "") else named(fit, None, None)
+    return Aim(
+        nbytes=None if size is None else parse_size(size), bits=bits, machine=on, context=context, measured=measured
+    )
+
+
+def check_alone(
+    recipe: str, mode: str | None, bits: int | None, group_size: int | None, *, aimed_at: Sequence[object]
+) -> None:
+    """Refuses what says how matrices are packed, where something is aimed at that decides it.
+
+    Raises:
+        InputError: both are said.
+    """
+    said = {"--mode": mode, "--bits": bits, "--group-size": group_size}
+    given = [flag for flag, value in said.items() if value is not None]
+    if recipe.strip().lower() != DEFAULT:
+        given.insert(0, f"--recipe {recipe}")
+    if given and any(one is not None for one in aimed_at):
+        raise InputError(
+            f"A target decides how each matrix is packed, and so does {given[0]}.",
+            "Leave one of them out; --keep says what is decided already.",
+        )
+
+
 def plan_for(
     source: Path, aim: Aim, *, keep: Sequence[str] = (), on_progress: OnProgress | None = None, **asked: Any
 ) -> Aimed:
@@ -109,7 +151,7 @@ def plan_for(
         aim: the size.
         keep: modules about which is decided already, see `parse_keep`.
         on_progress: called with (what, done, in all) while the model is measured.
-        asked: what else `plan` takes: `clip`, `second_head`.
+        asked: what else `plan` takes: `clip`, `method`, `second_head`.
 
     Raises:
         InputError: there is no way to make it so small, or what is asked for cannot be had.
@@ -123,9 +165,15 @@ def plan_for(
         found = sensitivity.known([one.module for one in chosen], len(checkpoint.match.spec.layers))
     rest = first.nbytes - sum(one.nbytes for one in chosen)
     most = _most(first, aim)
+    clip = bool(asked.get("clip") or asked.get("method"))
     twice = HEAD_TABLE if wants_head(checkpoint, asked.get("second_head")) else None
     every = [
-        _options(one, found.losses[one.module], clip=bool(asked.get("clip")), names=1 + (one.module == twice))
+        _options(
+            one,
+            found.losses[one.module],
+            clip=bool(asked.get("clip") or asked.get("method")),
+            names=1 + (one.module == twice),
+        )
         for one in chosen
     ]
     safe = [[option for option in options if option.how.bits >= _LOWEST] for options in every]

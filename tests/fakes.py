@@ -290,7 +290,7 @@ def main() -> None:
             **options,
         )
 
-    def found(name: str | None, *, quiet: bool = False) -> tuple[str, Path]:
+    def found(name: str | None, *, exact: bool = False, force: bool = False, quiet: bool = False) -> tuple[str, Path]:
         return opening.chosen(name, quiet=quiet), Path()
 
     Session.open = opened  # type: ignore[method-assign,assignment]

@@ -105,6 +105,7 @@ TESTED_IN: Final[Mapping[str, str]] = {
     "demo": "test_demo.py",  # the corpus and its training are judged by what comes out
     "models": "parity/test_goldens.py",  # an architecture is right when its numbers are
     "weights.agreement": "test_weights_load.py",  # its checks are what loading refuses
+    "quantize.calibrate": "test_quantize_calibrate.py",  # parts of one computation, held against the whole
     "selftest": "test_selftest.py",  # one table of checks, in files by subject
     "nn.layer": "test_nn_layers.py",  # small modules, each against its formula
     "nn.mlp": "test_nn_layers.py",

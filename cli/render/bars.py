@@ -35,6 +35,7 @@ class Progress:
         self._at = 0.0
         self._what = ""
         self._pace = Pace(0, 0.0)
+        self._begun = (0, 0.0)
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Progress:
@@ -73,13 +74,20 @@ class Progress:
     def quantizing(self, what: str, done: int, total: int) -> None:
         """Tensors and bytes of a smaller model that are on the disk: how fast, and how long it will take."""
         now = time.monotonic()
-        if not self._what:  # a run that goes on where another stopped begins with what that one did
+        if self._what != "quantizing":  # a run that goes on where another stopped begins with what that one did
             self._what, self._pace = "quantizing", Pace(done, now)
         self._show(what.capitalize(), done, total, size(total), self._pace.told(done, total, now))
 
     def sensing(self, what: str, done: int, total: int) -> None:
         """Layers of a model of which is known what their errors cost."""
         self._show(f"Measuring {what}", done, total, "the model")
+
+    def calibrating(self, what: str, done: int, total: int) -> None:
+        """Layers whose codes suit a text, and how long the others will take."""
+        now = time.monotonic()
+        if self._what != "calibrating":
+            self._what, self._pace = "calibrating", Pace(done, now)
+        self._show(f"Calibrating {what}", done, total, "the model", self._pace.left(done, total, now))
 
     def reading(self, done: int, total: int) -> None:
         """Tokens of a prompt that have been read."""
@@ -137,15 +145,23 @@ class Pace:
 
     def told(self, done: int, total: int, now: float) -> str:
         """`12.3 MB/s, 4 min left`; nothing before there is a second to judge by."""
+        speed = self._speed(done, now)
+        return "" if speed is None else f"{size(speed)}/s{_left(total - done, speed, ', ')}"
+
+    def left(self, done: int, total: int, now: float) -> str:
+        """`4 min left`; nothing before there is a second to judge by."""
+        return _left(total - done, self._speed(done, now) or 0.0)
+
+    def _speed(self, done: int, now: float) -> float | None:
         self._seen.append((now, done))
         while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_SECONDS:
             self._seen.popleft()
         at, before = self._seen[0]
-        if now - at < PATIENCE_SECONDS:
-            return ""
-        speed = max(0.0, (done - before) / (now - at))
-        left = f", {lasting((total - done) / speed)} left" if speed else ""
-        return f"{size(speed)}/s{left}"
+        return None if now - at < PATIENCE_SECONDS else max(0.0, (done - before) / (now - at))
+
+
+def _left(more: int, speed: float, before: str = "") -> str:
+    return f"{before}{lasting(more / speed)} left" if speed else ""
 
 
 def lasting(seconds: float) -> str:

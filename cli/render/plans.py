@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gemma_mlx.cli.render.judgement import told as judged
 from gemma_mlx.cli.render.tables import pairs, size, table
@@ -11,12 +11,17 @@ from gemma_mlx.cli.render.tables import pairs, size, table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gemma_mlx.quantize.calibrate.run import Calibration
     from gemma_mlx.quantize.plan import Decision, Group, Plan
     from gemma_mlx.quantize.target import Aimed
     from gemma_mlx.weights.quantized import Quantization
 
+_METHODS: Final = {"plain": "", "lattice": ", exact", "clip": ", clipped", "exact": ", as it was"}
 
-def facts(name: str, made: Plan, folder: Path | None, aimed: Aimed | None) -> dict[str, Any]:
+
+def facts(
+    name: str, made: Plan, folder: Path | None, aimed: Aimed | None = None, calibration: Calibration | None = None
+) -> dict[str, Any]:
     """All of a plan but what becomes of each tensor."""
     return {
         "model": name,
@@ -27,7 +32,17 @@ def facts(name: str, made: Plan, folder: Path | None, aimed: Aimed | None) -> di
         "bytes": made.nbytes,
         "bits_per_weight": made.bits_per_weight,
         "aim": None if aimed is None else _aim(aimed),
+        "calibration": None if calibration is None else _calibration(calibration),
         "groups": [_group(group) for group in made.groups()],
+    }
+
+
+def _calibration(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "method": calibration.plan.calibrated,
+        "tokens": calibration.tokens,
+        "memory_bytes": calibration.memory_bytes,
+        "blind": calibration.blind,
     }
 
 
@@ -103,6 +118,9 @@ def drawn(told: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) -> s
     if exact:
         lattice, plain = (max(each) for each in zip(*exact, strict=True))
         rows.append(("trained for Q4_0", f"error {lattice:.2%} at most, where plain packing has {plain:.1%}"))
+    if (read := told["calibration"]) is not None:
+        most = size(read["memory_bytes"])
+        rows.append(("calibrated", f"{read['method']}, {read['tokens']:,} tokens, at most {most} in memory"))
     if not plan:
         if told["judgement"] is not None:
             rows.append(("judged", judged(told["judgement"])))
@@ -128,7 +146,7 @@ def _told(group: Group) -> str:
     if group.how is None:
         return "as it was" if group.method == "exact" else "bf16"
     told = f"{group.how.bits} bits / {group.how.group_size}" if group.how.mode == "affine" else group.how.mode
-    return told + {"lattice": ", exact", "clip": ", clipped", "exact": ", as it was"}.get(group.method or "", "")
+    return told + _METHODS.get(group.method or "plain", f", {group.method}")
 
 
 def _layers(layers: tuple[int, ...]) -> str:

@@ -33,7 +33,7 @@ class Router(nn.Module):
         """The experts' indices and weights."""
         # Scores with their sign turned: of equals, MLX sorts the first to the front.
         negated = self.proj(self._norm(x) * self.scale * mx.array(-self._root, x.dtype))
-        chosen = mx.argpartition(negated, kth=self._top_k - 1, axis=-1)[..., : self._top_k]
+        chosen = mx.stop_gradient(mx.argpartition(negated, kth=self._top_k - 1, axis=-1)[..., : self._top_k])
         # The softmax over the chosen scores is the softmax over all, made to sum to 1 over the chosen.
         weights = mx.softmax(-mx.take_along_axis(negated, chosen, axis=-1).astype(mx.float32), axis=-1)
         return chosen, (weights * self.per_expert_scale[chosen]).astype(x.dtype)

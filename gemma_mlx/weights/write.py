@@ -36,6 +36,7 @@ SPARE_BYTES: Final = 64 << 20  # for tokenizer, headers and the like
 KEPT_BYTES: Final = 256 << 20
 KEPT_SECONDS: Final = 10.0
 JOURNAL: Final = ".journal.json"
+BESIDE: Final = ".beside"  # a folder in the draft for what `prepare` needs
 
 _CONFIG: Final = "config.json"
 CARD: Final = "README.md"  # says what the source is, which is not what is written
@@ -201,6 +202,8 @@ def write_checkpoint(
     what: Callable[[int], str],
     on_progress: OnProgress | None = None,
     shard_bytes: int = SHARD_BYTES,
+    prepare: Callable[[Path], None] | None = None,
+    beside_bytes: int = 0,
     finish: Callable[[Path], None] | None = None,
 ) -> Checkpoint:
     """Writes a checkpoint of its own: tensors, config.json, and what stands beside the weights of `source`.
@@ -215,6 +218,9 @@ def write_checkpoint(
         what: number of a step -> what progress calls it.
         on_progress: called with (what, bytes done, bytes in all) before each portion.
         shard_bytes: a file is closed before it grows beyond this.
+        prepare: called before the first tensor that is still to be written, with a folder that stays until all are;
+            what a run of the same plan left in it is still there.
+        beside_bytes: of the disk that `prepare` needs.
         finish: called with the folder when all is in it, before it takes its place; may change what stands beside the
             tensors. After a run that was stopped it is called anew.
 
@@ -228,11 +234,15 @@ def write_checkpoint(
     files = layout(steps, packed=config.get("quantization") is not None, shard_bytes=shard_bytes)
     check_target(source, target)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4) if plan is None else 'partial'}")
-    _check_room(target, draft, sum(files.sizes.values()) + SPARE_BYTES)
+    _check_room(target, draft, sum(files.sizes.values()) + SPARE_BYTES + beside_bytes)
     try:
         draft.mkdir(parents=True, exist_ok=plan is not None)
         with _alone(draft, target):
-            _write_tensors(draft, steps, files, plan, what, on_progress)
+            done = _begin(draft, files, plan)
+            if prepare is not None and done < len(steps):
+                prepare(draft / BESIDE)
+            _write_tensors(draft, steps, files, plan, what, on_progress, done)
+            shutil.rmtree(draft / BESIDE, ignore_errors=True)
             _write_rest(draft, source, files, config)
             inspect(draft)
             if finish is not None:
@@ -264,7 +274,7 @@ def check_target(source: Path, target: Path) -> None:
 
 def _check_room(target: Path, draft: Path, needed: int) -> None:
     existing = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
-    there = sum(path.stat().st_blocks * 512 for path in draft.glob("*.safetensors"))  # sparse until they are full
+    there = sum(path.stat().st_blocks * 512 for path in draft.rglob("*.safetensors"))  # sparse until they are full
     free = shutil.disk_usage(existing).free
     if needed - there > free:
         raise InputError(
@@ -294,8 +304,8 @@ def _write_tensors(
     plan: str | None,
     what: Callable[[int], str],
     on_progress: OnProgress | None,
+    number: int,
 ) -> None:
-    number = _begin(draft, files, plan)
     done = kept = sum(step.nbytes for step in steps[:number])
     kept_at = time.monotonic()
     open_files = {name: os.open(draft / name, os.O_WRONLY) for name in files.sizes}
