@@ -11,7 +11,7 @@ from gemma_mlx.cli import options as flags
 from gemma_mlx.cli import published
 from gemma_mlx.cli.opening import chosen, found
 from gemma_mlx.cli.render.judgement import told
-from gemma_mlx.cli.render.layers import in_front, layers, per_layer_source, vector, ways
+from gemma_mlx.cli.render.layers import drafts_for, in_front, layers, per_layer_source, vector, ways
 from gemma_mlx.cli.render.tables import pairs, size, width
 from gemma_mlx.errors import GemmaError, InputError
 from gemma_mlx.spec import EncoderDecoderSpec, StackSpec
@@ -161,12 +161,8 @@ def drawn(facts: dict[str, Any], fit: int | None) -> str:
         rows.append(("canvas", f"{canvas['length']:,} tokens, written together"))
     if altup := spec.get("altup"):
         rows.append(("streams", f"{altup['streams']}, of which each layer computes one and predicts the others"))
-    if drafts := spec.get("target_dim"):
-        ordered = spec["ordered"]
-        part = (
-            "" if ordered is None else f"; looks into {ordered['top_k']:,} of {ordered['centroids']:,} groups of words"
-        )
-        rows.append(("drafts for", f"a Gemma 4 that is {drafts:,} wide, whose keys and values it reads{part}"))
+    if drafts := "target_dim" in spec:
+        rows.append(("drafts for", drafts_for(spec)))
     if drafts and "error" in words:
         rows.append(("tokenizer", "its target's"))
     elif "error" in words:

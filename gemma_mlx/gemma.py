@@ -69,13 +69,11 @@ def load(
         slice: of a Gemma 3n, the part to load, such as "e2b" or "skip=20-24,ffn=8192"; the rest is not read.
         per_layer: where a table of per-layer embeddings is kept: on the "disk", of which a row is read for each token,
             or in "memory".
-        grids: round activations to the grids for which a checkpoint for phones was trained; without them it is quicker
-            and computes something else.
+        grids: round activations as a checkpoint for phones was trained for; without, it is quicker, and not the same.
         memory: asked before weights are read, and before every prompt; `gemma_mlx.quantize.admission.Admission.here()`
             is what `gemma` asks. None lets everything in.
-        on_progress: called with (what, bytes done, bytes in all) while the model is fetched, if it must be, and its
-            weights are read at once. Without it they are read when they are first used, but for the parts of tensors
-            that a slice takes.
+        on_progress: called with (what, bytes done, bytes in all) while the model is fetched and its weights are read at
+            once. Without it they are read when they are first used, but for the parts of tensors that a slice takes.
 
     Raises:
         ModelNotFoundError, CheckpointError, UnsupportedModelError: as their names say, before memory is spent.
@@ -207,8 +205,8 @@ class Gemma:
         Slices of one checkpoint share the norm, and may share the specs.
         """
         norm, piece = self.decoder.model.norm.weight, self.checkpoint.piece
-        text = f"{self.spec} {norm.dtype} {piece or ''}{' on grids' if self.grids else ''}"
-        digest = blake2b(text.encode(), digest_size=16)
+        grids = " on grids" if self.grids else ""
+        digest = blake2b(f"{self.spec} {norm.dtype} {piece or ''}{grids}".encode(), digest_size=16)
         digest.update(np.array(norm.astype(mx.float32)).tobytes())
         return digest.hexdigest()
 

@@ -171,7 +171,7 @@ def plan_for(
         _options(
             one,
             found.losses[one.module],
-            clip=bool(asked.get("clip") or asked.get("method")),
+            clip=clip,
             names=1 + (one.module == twice),
         )
         for one in chosen

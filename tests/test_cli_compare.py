@@ -94,7 +94,7 @@ def test_quantizing_ends_with_a_judgement(tmp_path: Path, capsys: pytest.Capture
     assert json.loads((target / "config.json").read_text())["gemma_mlx"] == {"judgement": found}
     card = (target / "README.md").read_text(encoding="utf-8")
     assert "# The model in the box" in card, "the source's card is kept"
-    assert "recipe `gemma`: 5.40 bits per weight, 2.4 MB instead of 7.2 MB" in card
+    assert "recipe `gemma`: 5.01 bits per weight, 2.2 MB instead of 7.2 MB" in card
     assert json.loads(_run(capsys, "show", str(target), "--json")[1])["judgement"] == found
     code, out, err = _run(capsys, "compare", "demo", str(target), "--json")
     assert json.loads(out) == found, "the same comparison, told again"

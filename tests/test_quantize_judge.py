@@ -183,6 +183,9 @@ def test_memory_is_asked(tmp_path: Path) -> None:
         def read(self, subject: Subject, reading: Any) -> Any:
             asked.append(reading.tokens)
 
+        def encode(self, subject: Subject, rows: int, tokens: int) -> int:
+            raise AssertionError("nothing is encoded")
+
     judge(DEMO, DEMO, SHORT, memory=Asked(), kept=tmp_path)
     longest = max(len(window.tokens) for window in SHORT.windows(gemma_mlx.load("demo").processor, 4096))
     assert asked == ["demo", longest] * 2

@@ -29,8 +29,9 @@ def test_as_published() -> None:
     assert sources.raw(catalog.find("12b"), "bf16") is None
 
 
-def test_files_that_are_called_4_bit_and_are_not() -> None:
+def test_files_that_are_called_4_bit_and_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of this repository's matrices have 8 bits: it is no 4-bit variant, so that one is made."""
+    monkeypatch.setattr(registry, "FORMATS", frozenset(("safetensors",)))
     assert any(each.repository == "mlx-community/gemma-4-12B-it-qat-4bit" for each in catalog.packed())
     found = of(catalog.find("12b"), "QAT")
     assert found is not None

@@ -24,7 +24,7 @@ from gemma_mlx.weights.quantized import Quantization
 LIBRARY = Path(model.__file__).parent.parent
 # What only rearranges, makes, stores, counts, or combines element by element.
 ELEMENTARY = set(
-    """abs array arange broadcast_to contiguous depends expand_dims ones stack zeros zeros_like
+    """abs array arange broadcast_to contiguous depends expand_dims ones repeat stack stop_gradient zeros zeros_like
     exp expm1 finfo issubdtype linalg.norm logaddexp maximum minimum sigmoid sqrt square tanh
     eval async_eval clear_cache default_device export_to_dot get_active_memory get_peak_memory reset_peak_memory
     load save_safetensors random.key random.randint""".split()

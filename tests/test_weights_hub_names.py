@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma_mlx import registry
 from gemma_mlx.errors import ModelNotFoundError, UnsupportedModelError
 from gemma_mlx.weights import hub
 from tests.test_weights_hub_embedders import cache, install
@@ -37,7 +38,7 @@ def test_a_model_that_is_not_here(cache: Path) -> None:
 def test_a_model_that_is_packed(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelNotFoundError, match=r"google/gemma-\S+ is not on this machine"):
         hub.resolve(name)
-    monkeypatch.setattr(hub, "READ", frozenset(("safetensors",)))
+    monkeypatch.setattr(registry, "FORMATS", frozenset(("safetensors",)))
     with pytest.raises(UnsupportedModelError, match=r"google/gemma-\S+ is .*, and cannot be read here") as caught:
         hub.resolve(name)
     assert caught.value.hint

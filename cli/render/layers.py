@@ -42,6 +42,13 @@ def in_front(encoder: dict[str, Any], *, shared: bool) -> str:
     )
 
 
+def drafts_for(spec: dict[str, Any]) -> str:
+    """What a drafter proposes tokens to."""
+    ordered = spec["ordered"]
+    part = "" if ordered is None else f"; looks into {ordered['top_k']:,} of {ordered['centroids']:,} groups of words"
+    return f"a Gemma 4 that is {spec['target_dim']:,} wide, whose keys and values it reads{part}"
+
+
 def per_layer_source(per_layer: dict[str, Any], nbytes: int) -> str:
     """Where the small embeddings come from, and what becomes of their table."""
     if not per_layer["vocab"]:

@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from gemma_mlx.nn.attention import rope
+from gemma_mlx.nn.grid import HIGHEST, LOWEST, on_grid
 from gemma_mlx.nn.mlp import gelu_gate, sparse_gelu_gate
 from gemma_mlx.nn.norm import Norms
 from gemma_mlx.nn.recurrent import CausalConv, scan
@@ -65,6 +66,14 @@ def checks(dtype: mx.Dtype, *, large: bool) -> Iterator[Check]:
         cases=lambda: _caps(dtype),
         allowed=rounded(dtype, 4, sums=8),
         meaning=f"Caps are wrong, so Gemma 2 answers nonsense, and others choose their words badly. {_UPDATE}",
+    )
+    yield Check(
+        name="gate/grid",
+        group="gate",
+        covers=("mx.round", "mx.clip"),
+        cases=lambda: _grids(dtype),
+        allowed=EXACT,
+        meaning=f"Activations are rounded wrongly, so Gemmas for phones answer nonsense. {_UPDATE}",
     )
     yield from _products(large=large)
     yield Check(
@@ -159,6 +168,13 @@ def _gates(dtype: mx.Dtype) -> Iterator[Pair]:
         above = g - g.mean(axis=-1, keepdims=True)
         above -= np.sqrt((above**2).mean(axis=-1, keepdims=True))
         yield sparse_gelu_gate(gate, up, 1.0), _gelu(np.maximum(above, 0)) * u
+
+
+def _grids(dtype: mx.Dtype) -> Iterator[Pair]:
+    """Whole steps and what lies clearly between them; the step is a power of two, so nothing else is rounded."""
+    steps = np.arange(-160, 161, dtype=np.float64)[:, None] + np.array([-0.375, 0.0, 0.25])
+    x = mx.array(steps.astype(np.float32)).astype(dtype) * mx.array(0.125, dtype)
+    yield on_grid(x, mx.array(0.125, dtype)), np.clip(np.round(exact(x) / 0.125), LOWEST, HIGHEST) * 0.125
 
 
 def _caps(dtype: mx.Dtype) -> Iterator[Pair]:

@@ -105,7 +105,8 @@ def is_complete(folder: Path) -> bool:
 
 def _has_gguf(folder: Path) -> bool:
     """Whether there is a GGUF file of a model, with all its parts."""
-    return any(all(part.exists() for part in parts_of(folder / name)) for name in models(os.listdir(folder)))
+    names = models(os.listdir(folder)) if folder.is_dir() else []
+    return any(all(part.exists() for part in parts_of(folder / name)) for name in names)
 
 
 def near(name: str) -> list[str]:
