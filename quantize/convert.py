@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,7 @@ from gemma_mlx.weights.save import SHARD_BYTES
 from gemma_mlx.weights.write import Step, copied, write_checkpoint
 
 PART_BYTES: Final = 4 << 20  # of a tensor, packed at once
+LANES: Final = 2  # parts that are packed while others are read and written
 
 
 def quantize(
@@ -101,13 +104,28 @@ def _calibrated(step: Step, calibration: Calibration) -> Iterator[tuple[int, mem
 
 
 def _made(decision: Decision) -> Iterator[tuple[int, memoryview]]:
-    """The bytes of all that is made of a tensor, a part of its rows after the other."""
-    for part in _parts(decision.source):
-        weight = read(part).astype(mx.bfloat16)
-        made = [weight] if decision.how is None else pack(weight, decision.how, decision.method or "plain")
-        mx.eval(made)
-        for index, array in enumerate(made):
-            yield index, _bytes(array)
+    """The bytes of all that is made of a tensor, a part of its rows after the other: while one is written, others are
+    packed, and one is read."""
+    ahead: deque[list[mx.array]] = deque()
+    for part, lane in zip(_parts(decision.source), cycle(_lanes()), strict=False):
+        weight = read(part)
+        with mx.stream(lane):
+            weight = weight.astype(mx.bfloat16)
+            made = [weight] if decision.how is None else pack(weight, decision.how, decision.method or "plain")
+            mx.async_eval(*made)
+        ahead.append(made)
+        if len(ahead) > LANES:
+            yield from ((index, _bytes(array)) for index, array in enumerate(ahead.popleft()))
+    for some in ahead:
+        yield from ((index, _bytes(array)) for index, array in enumerate(some))
+
+
+@cache
+def _lanes() -> tuple[mx.Stream, ...]:
+    """Where parts are packed, in turn: a GPU has threads enough, MLX's CPU back end one for each stream."""
+    device = mx.default_device()
+    one = mx.default_stream(device)
+    return (one,) if device.type == mx.gpu else tuple(mx.new_stream(device) for _ in range(LANES))
 
 
 def _repacked(decision: Decision) -> Iterator[tuple[int, memoryview]]:

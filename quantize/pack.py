@@ -178,8 +178,13 @@ def _spacing(blocks: mx.array, divisor: float, dtype: mx.Dtype) -> mx.array:
     return fitted.astype(dtype).astype(mx.float32)
 
 
-def is_on_lattice(blocks: Float[mx.array, "G 32"]) -> bool:
-    """Whether nearly all blocks are each d·k with whole k from -8 to 7, but for rounding; zeros are no proof."""
+def is_on_lattice(blocks: Float[mx.array, "G 32"], may_be_off: float = MAY_BE_OFF) -> bool:
+    """Whether nearly all blocks are each d·k with whole k from -8 to 7, but for rounding; zeros are no proof.
+
+    Args:
+        blocks: of weights.
+        may_be_off: part of them that need not be.
+    """
     dtype, blocks = blocks.dtype, blocks.astype(mx.float32)
     if not blocks.size or not mx.any(blocks != 0).item():
         return False
@@ -188,7 +193,7 @@ def is_on_lattice(blocks: Float[mx.array, "G 32"]) -> bool:
     _, errors = _codes(blocks, scales, biases, 15)
     sums = mx.square(blocks).sum(axis=-1, keepdims=True)
     off = (sums > 0) & (errors > OFF_LATTICE**2 * sums)
-    return cast(int, off.sum().item()) <= MAY_BE_OFF * cast(int, (sums > 0).sum().item())
+    return cast(int, off.sum().item()) <= may_be_off * cast(int, (sums > 0).sum().item())
 
 
 def relative_error(weight: mx.array, packed: list[mx.array], how: Quantization) -> float:

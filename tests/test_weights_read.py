@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -151,3 +153,15 @@ def test_a_sample_is_of_neighbours_in_rows(tmp_path: Path, dtype: mx.Dtype) -> N
             assert count < in_all or some.shape[0] == in_all
             assert {tuple(row) for row in some.tolist()} <= rows
             assert len({tuple(row) for row in some.tolist()}) == some.shape[0]
+
+
+def test_a_process_that_has_just_read_ends_in_peace() -> None:
+    """MLX's thread lets go of the file it has read when Python may be ending already, which aborted every other run."""
+    code = (
+        "from gemma_mlx.weights.hub import DEMO_FOLDER\n"
+        "from gemma_mlx.weights.load import inspect\n"
+        "from gemma_mlx.weights.read import read\n"
+        "for tensor in inspect(DEMO_FOLDER).tensors.values(): read(tensor)\n"
+    )
+    some = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1]) for _ in range(8)]
+    assert [process.wait(timeout=60) for process in some] == [0] * 8

@@ -6,12 +6,14 @@ it, and a slice of rows keeps that memory, being a view. What is wanted in part 
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
 import struct
+import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -27,6 +29,7 @@ PORTION_BYTES: Final = 16 << 20  # held while bytes go from one file to another
 _BLOCKS_BYTES: Final = 1 << 20  # of blocks, whose numbers stand as float32 for a while
 _MOST_AT_ONCE: Final = 1 << 30  # macOS refuses to read 2 GiB in one call
 _NAME: Final = "tensor"
+_PATIENCE_SECONDS: Final = 1.0
 _MAPPED: Final = ".safetensors"  # files of which MLX reads tensors late
 _AGAIN: Final = "Fetch the model again into an empty folder."
 
@@ -149,6 +152,7 @@ def read(tensor: TensorInfo) -> mx.array:
     """
     made_of_blocks = tensor.made is not None and isinstance(tensor.made.how, Blocks)
     part = _AsFile(tensor if made_of_blocks else tensor.base)
+    _HELD.append(weakref.ref(part))
     try:
         array = cast(Any, mx.load)(part, format="safetensors", stream=mx.cpu)[_NAME]
         mx.eval(array)
@@ -158,7 +162,16 @@ def read(tensor: TensorInfo) -> mx.array:
         raise WeightsError(
             f"The tensor {tensor.name!r} could not be read into memory: {error}.", "Memory may have run out."
         ) from error
+    part.empty()
     return _made(tensor, array)
+
+
+@atexit.register
+def _let_go() -> None:
+    """Waits until MLX's threads hold no file: one that drops it while Python ends would abort the process."""
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while any(part() is not None for part in _HELD) and time.monotonic() < patience:
+        time.sleep(0.001)
 
 
 def sample(tensor: TensorInfo, blocks: int, length: int) -> mx.array:
@@ -308,10 +321,14 @@ class _AsFile:
         header = json.dumps({_NAME: entry}).encode()
         self._head = struct.pack("<Q", len(header)) + header
         self._nbytes = tensor.nbytes
-        self._portions = portions(tensor, File(tensor.file))
+        self._portions: Iterator[memoryview] = portions(tensor, File(tensor.file))
         self._portion = memoryview(b"")
         self._at = 0
         self.failure: WeightsError | None = None
+
+    def empty(self) -> None:
+        """Lets go of the file, so that whoever lets go of this runs no Python."""
+        self._portions, self._portion = iter(()), memoryview(b"")
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Goes to a place."""
@@ -343,6 +360,9 @@ class _AsFile:
             return 0
         self._at += given
         return given
+
+
+_HELD: Final[deque[weakref.ref[_AsFile]]] = deque(maxlen=64)
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:
