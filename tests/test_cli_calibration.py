@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import gemma_mlx
 from gemma_mlx.cli.app import main
+from gemma_mlx.weights.load import inspect
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -34,6 +36,19 @@ def test_a_calibrated_plan_says_what_it_takes(tmp_path: Path, capsys: pytest.Cap
     assert "4 bits / 64, awq" in out
     code, out, _ = _run(capsys, "quantize", "demo", "--dry-run", "--json")
     assert json.loads(out)["calibration"] is None
+
+
+def test_a_target_is_calibrated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, made = tmp_path / "mine.txt", tmp_path / "made"
+    text.write_text("What is the capital of France? Paris. " * 20, encoding="utf-8")
+    asked = ("quantize", "demo", "--target-bits", "4.5", "--no-measure", "--method", "gptq", "--text", str(text))
+    code, out, err = _run(capsys, *asked, "--to", str(made), "--no-judge", "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert told["aim"]["bytes"] - 12_000 < told["bytes"] == inspect(made).nbytes <= told["aim"]["bytes"]
+    assert {group["method"] for group in told["groups"] if group["layers"]} == {"gptq"}
+    assert len({group["packing"] for group in told["groups"] if group["layers"]}) > 2
+    assert len(gemma_mlx.load(made).generate([2, 5, 7], max_tokens=1)) == 1
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

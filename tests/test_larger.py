@@ -1,15 +1,62 @@
-"""The larger tiny model: what it is, and that what was added to the model in the box does something."""
+"""The larger tiny model: that what was added to the model in the box does something, and what quantizing costs both."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
 import mlx.core as mx
 import mlx.nn as nn
+import pytest
 
 import gemma_mlx
 from gemma_mlx import demo
+from gemma_mlx.quantize.calibrate.reading import windows as calibration
+from gemma_mlx.quantize.calibrate.run import Calibration
+from gemma_mlx.quantize.convert import quantize
+from gemma_mlx.quantize.plan import Plan, plan
+from gemma_mlx.quantize.target import Aim, plan_for
 from gemma_mlx.quantize.texts import passages, windows
 from gemma_mlx.weights.load import inspect
 from tests.larger import PATH
+
+JUDGED, LENGTH = 16, 64  # windows evenly out of the texts to judge by, and tokens of each
+READ: Final = 4  # windows of 256 tokens, out of the texts to calibrate on
+
+Lost = Callable[[Plan], float]
+
+
+@pytest.fixture(params=[demo.PATH, PATH], ids=["the box", "the larger"])
+def source(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.param
+    return folder
+
+
+@pytest.fixture
+def lost(source: Path, tmp_path: Path) -> Lost:
+    """Writes a plan; what it made says less than the source by so many nats a token, on texts that no run has seen."""
+    teacher = gemma_mlx.load(source, mx.float32)
+    found = [window.tokens for window in windows(passages("judge"), teacher.processor, LENGTH)]
+    whole = [list(tokens) for tokens in found if len(tokens) == LENGTH]
+    judged = whole[:: len(whole) // JUDGED][:JUDGED]
+    text = calibration(source, length=256, most=READ)
+    wanted = _log_probabilities(teacher, judged)
+
+    def measured(made: Plan) -> float:
+        number = len(list(tmp_path.iterdir()))
+        calibrated = Calibration(made, text) if made.calibrated else None
+        student = gemma_mlx.load(quantize(made, tmp_path / f"{number}", calibration=calibrated).folder, mx.float32)
+        said = _log_probabilities(student, judged)
+        return (mx.exp(wanted) * (wanted - said)).sum(axis=-1).mean().item()  # type: ignore[return-value]
+
+    return measured
+
+
+def _log_probabilities(gemma: gemma_mlx.Gemma, tokens: list[list[int]]) -> mx.array:
+    logits = gemma.logits(tokens)
+    made: mx.array = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return made
 
 
 def test_it_is_larger_and_knows_more() -> None:
@@ -30,3 +77,25 @@ def test_it_is_larger_and_knows_more() -> None:
 def _loss(gemma: gemma_mlx.Gemma, tokens: tuple[int, ...]) -> float:
     logits = gemma.logits(list(tokens[:-1]))[0]
     return nn.losses.cross_entropy(logits, mx.array(tokens[1:])).mean().item()
+
+
+def test_bytes_where_they_count_lose_less_than_the_same_everywhere(source: Path, lost: Lost) -> None:
+    uniform, halves = (plan(source, recipe_name="uniform", group_size=group) for group in (64, 32))
+    gemma, aimed = plan(source), plan_for(source, Aim(nbytes=uniform.nbytes, measured=False)).plan
+    assert gemma.nbytes <= halves.nbytes
+    assert aimed.nbytes <= uniform.nbytes
+    coarse = lost(uniform)
+    assert lost(gemma) < 0.7 * lost(halves)
+    assert lost(aimed) < 0.85 * coarse
+    assert lost(plan(source, recipe_name="uniform", bits=8)) < coarse / 20
+
+
+def test_a_text_and_chosen_ranges_lose_less_than_neither(source: Path, lost: Lost) -> None:
+    made = [
+        plan(source, recipe_name="uniform", clip=clip, method=how)
+        for clip, how in ((False, None), (True, None), (False, "gptq"))
+    ]
+    assert len({one.nbytes for one in made}) == 1
+    plain, clipped, calibrated = map(lost, made)
+    assert clipped < 0.95 * plain
+    assert calibrated < 0.9 * clipped

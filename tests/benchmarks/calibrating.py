@@ -116,7 +116,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--recipes", nargs="+", default=["uniform", "gemma"])
-    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--windows", type=int, default=32, help="of 256 tokens, to calibrate with")
+    parser.add_argument("--judged", type=int, default=24, help="windows, to judge another model by")
     asked = parser.parse_args()
     if asked.folder is None:
         source = resolve("demo")
@@ -127,7 +128,7 @@ def main() -> None:
         source = Path(asked.folder)
         text = windows(source, length=LENGTH, most=asked.windows)
         found = read(passages("judge"), gemma_mlx.load(source).processor, LENGTH)
-        judged = {"the project's": [window.tokens for window in found[:: max(len(found) // 24, 1)]]}
+        judged = {"the project's": [window.tokens for window in found[:: max(len(found) // asked.judged, 1)]]}
     if asked.memory:
         memory(source, text)
     else:

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.packing [FOLDER]
 
-Prints relative errors of Gaussian weights and of weights on the lattice of Q4_0, and for recipes and flags the bits per
-weight and the mean Kullback-Leibler divergence of the model's next tokens from those of the bf16 checkpoint: of the
-model in the box on its held-out text, or of the one in FOLDER on the texts to judge by. Recipes are compared at equal
-size: what a target is given is the size that a uniform packing has.
+Prints relative errors of Gaussian weights, of heavy-tailed ones and of weights on the lattice of Q4_0, and for recipes
+and flags the bits per weight and the mean Kullback-Leibler divergence of the model's next tokens from those of the bf16
+checkpoint: of the model in the box on its held-out text, or of the one in FOLDER on the texts to judge by. Recipes are
+compared at equal size: what a target is given is the size that a uniform packing has.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,14 +56,17 @@ SIZES: Final[dict[str, dict[str, Any]]] = {
 
 def errors() -> None:
     """Relative errors of weights."""
-    gaussian = mx.random.normal((2048, 2048), key=mx.random.key(0)).astype(mx.bfloat16)
+    drawn = {
+        "Gaussian": mx.random.normal((2048, 2048), key=mx.random.key(0)).astype(mx.bfloat16),
+        "Laplacian": mx.random.laplace((2048, 2048), key=mx.random.key(0)).astype(mx.bfloat16),
+    }
     on_lattice = lattice(2048, 2048)
     modes = [Quantization(mode=mode, bits=bits, group_size=group) for mode, (bits, group) in FIXED.items()]
     for how in (BITS_8, BITS_4, BLOCKS_OF_32, *modes):
         methods = ("plain", "clip") if how.mode == "affine" else ("plain",)
-        for method in methods:
-            found = relative_error(gaussian, pack(gaussian, how, method), how)  # type: ignore[arg-type]
-            print(f"Gaussian weights, {how}, {method}: {found:.2%}")
+        for (name, weights), method in product(drawn.items(), methods):
+            found = relative_error(weights, pack(weights, how, method), how)  # type: ignore[arg-type]
+            print(f"{name} weights, {how}, {method}: {found:.2%}")
     for method in ("plain", "clip", "lattice"):
         found = relative_error(on_lattice, pack(on_lattice, BLOCKS_OF_32, method), BLOCKS_OF_32)  # type: ignore[arg-type]
         print(f"weights on the lattice of Q4_0, {BLOCKS_OF_32}, {method}: {found:.2%}")
