@@ -47,7 +47,7 @@ def test_a_target_is_calibrated(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (code, err) == (0, "")
     assert told["aim"]["bytes"] - 12_000 < told["bytes"] == inspect(made).nbytes <= told["aim"]["bytes"]
     assert {group["method"] for group in told["groups"] if group["layers"]} == {"gptq"}
-    assert len({group["packing"] for group in told["groups"] if group["layers"]}) > 2
+    assert len({group["packing"]["bits"] for group in told["groups"] if group["layers"]}) > 1
     assert len(gemma_mlx.load(made).generate([2, 5, 7], max_tokens=1)) == 1
 
 

@@ -4,9 +4,9 @@
     python -m tests.benchmarks.at_equal_bytes --json --models larger
 
 Of the model in the box and of the larger one (tests/larger): the bits per weight, counted from the files, and the mean
-Kullback-Leibler divergence of the next tokens from those of the bf16 checkpoint. Every model is judged by about 3,500
-tokens: every 16th window of the texts to judge by, and 4 windows of the box's questions that no training showed. What
-is measured for a target (384 tokens) and read by gptq (4,096) is of the texts to calibrate on, which share no sentence
+Kullback-Leibler divergence of the next tokens from those of the bf16 checkpoint. Every model is judged by TTT
+tokens: every 24th window of the texts to judge by, and 3 windows of the box's questions that no training showed. What
+is measured for a target (384 tokens) and read by gptq (2,048) is of the texts to calibrate on, which share no sentence
 with these; the larger model was trained on them, and the box was not. Beside each of mlx_lm.convert's ways stands the
 best of ours that has no more bytes, and the part of its divergence that is left.
 """
@@ -38,31 +38,28 @@ from tests.larger import PATH as LARGER
 
 MODELS: Final = {"box": demo.PATH, "larger": LARGER}
 HELD_OUT: Final = demo.PATH / "heldout.txt"
-LENGTH, EVERY, QUESTIONS = 256, 16, 4  # tokens of a window; which of the texts' windows; windows of questions
-READ: Final = 16  # windows that gptq reads
+LENGTH, EVERY, QUESTIONS = 256, 24, 3  # tokens of a window; which of the texts' windows; windows of questions
+READ: Final = 8  # windows that gptq reads
 PEER: Final[dict[str, dict[str, Any]]] = {
     "4 bits, groups of 64": {"q_bits": 4, "q_group_size": 64},
     "4 bits, groups of 32": {"q_bits": 4, "q_group_size": 32},
-    "mixed_3_6": {"quant_predicate": "mixed_3_6"},
-    "mixed_4_6": {"quant_predicate": "mixed_4_6"},
     "8 bits, groups of 64": {"q_bits": 8, "q_group_size": 64},
 }
+FIRST: Final = next(iter(PEER))  # at whose bytes all is tried
 # Flags -> arguments of `plan`.
 OURS: Final[dict[str, dict[str, Any]]] = {
-    "--recipe uniform": {"recipe_name": "uniform"},
     "--recipe uniform --clip": {"recipe_name": "uniform", "clip": True},
     "--recipe uniform --method gptq": {"recipe_name": "uniform", "method": "gptq"},
-    "--recipe uniform --group-size 32 --clip": {"recipe_name": "uniform", "group_size": 32, "clip": True},
-    "--recipe gemma --clip": {"clip": True},
+    "--recipe gemma": {},
     "--recipe uniform --bits 8 --clip": {"recipe_name": "uniform", "bits": 8, "clip": True},
 }
-# Flags beside --target-size, which is the bytes of each of the peer's ways -> arguments of `Aim` and `plan_for`.
-AIMED: Final[dict[str, dict[str, Any]]] = {
+# Flags beside a size, which is the bytes of one of the peer's ways -> arguments of `Aim` and `plan_for`.
+EVERYWHERE: Final[dict[str, dict[str, Any]]] = {"--clip": {"clip": True}}
+AT_4_BITS: Final[dict[str, dict[str, Any]]] = {
     "--no-measure": {"measured": False},
     "": {},
-    "--clip": {"clip": True},
+    "--method gptq": {"method": "gptq"},
 }
-CALIBRATED: Final = "4 bits, groups of 64"  # at whose bytes a target is calibrated, too
 
 
 class Judge:
@@ -136,7 +133,7 @@ def rows(source: Path, folder: Path) -> Iterator[dict[str, Any]]:
         yield row("gemma", how, _ours, asked)
     for theirs, asked in PEER.items():
         yield (peer := row("mlx-lm", theirs, _converted, asked))
-        ways = AIMED | ({"--method gptq": {"method": "gptq"}} if theirs == CALIBRATED else {})
+        ways = EVERYWHERE | (AT_4_BITS if theirs == FIRST else {})
         for flags, more in ways.items():
             how = f"--target-size {peer['bytes'] / 1e6:.3f}MB {flags}".rstrip()
             yield row("gemma", how, _aimed, {"nbytes": peer["bytes"], **more})
