@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.at_equal_bytes
     python -m tests.benchmarks.at_equal_bytes --json --models larger
+    python -m tests.benchmarks.at_equal_bytes --quick    # without what runs the model: measured targets and gptq
 
 Of the model in the box and of the larger one (tests/larger): the bits per weight, counted from the files, and the mean
-Kullback-Leibler divergence of the next tokens from those of the bf16 checkpoint. Every model is judged by TTT
+Kullback-Leibler divergence of the next tokens from those of the bf16 checkpoint. Every model is judged by 1,250
 tokens: every 24th window of the texts to judge by, and 3 windows of the box's questions that no training showed. What
 is measured for a target (384 tokens) and read by gptq (2,048) is of the texts to calibrate on, which share no sentence
 with these; the larger model was trained on them, and the box was not. Beside each of mlx_lm.convert's ways stands the
@@ -54,7 +55,10 @@ OURS: Final[dict[str, dict[str, Any]]] = {
     "--recipe uniform --bits 8 --clip": {"recipe_name": "uniform", "bits": 8, "clip": True},
 }
 # Flags beside a size, which is the bytes of one of the peer's ways -> arguments of `Aim` and `plan_for`.
-EVERYWHERE: Final[dict[str, dict[str, Any]]] = {"--clip": {"clip": True}}
+EVERYWHERE: Final[dict[str, dict[str, Any]]] = {
+    "--clip --no-measure": {"clip": True, "measured": False},
+    "--clip": {"clip": True},
+}
 AT_4_BITS: Final[dict[str, dict[str, Any]]] = {
     "--no-measure": {"measured": False},
     "": {},
@@ -117,7 +121,12 @@ def _write(made: Plan, target: Path) -> None:
     quantize(made, target, calibration=Calibration(made, text) if text else None)
 
 
-def rows(source: Path, folder: Path) -> Iterator[dict[str, Any]]:
+def is_quick(asked: dict[str, Any]) -> bool:
+    """Whether a way packs weights without running the model."""
+    return "method" not in asked and ("nbytes" not in asked or asked.get("measured") is False)
+
+
+def rows(source: Path, folder: Path, *, quick: bool = False) -> Iterator[dict[str, Any]]:
     """What each way makes of a checkpoint: who, how, bytes, bits and divergence."""
     judge = Judge(source)
     numbers = count()
@@ -130,13 +139,16 @@ def rows(source: Path, folder: Path) -> Iterator[dict[str, Any]]:
         return {"who": who, "how": how, **found}
 
     for how, asked in OURS.items():
-        yield row("gemma", how, _ours, asked)
+        if not quick or is_quick(asked):
+            yield row("gemma", how, _ours, asked)
     for theirs, asked in PEER.items():
         yield (peer := row("mlx-lm", theirs, _converted, asked))
         ways = EVERYWHERE | (AT_4_BITS if theirs == FIRST else {})
         for flags, more in ways.items():
             how = f"--target-size {peer['bytes'] / 1e6:.3f}MB {flags}".rstrip()
-            yield row("gemma", how, _aimed, {"nbytes": peer["bytes"], **more})
+            aimed = {"nbytes": peer["bytes"], **more}
+            if not quick or is_quick(aimed):
+                yield row("gemma", how, _aimed, aimed)
 
 
 def best(ways: Sequence[dict[str, Any]], nbytes: int) -> dict[str, Any] | None:
@@ -149,13 +161,14 @@ def main() -> None:
     """Prints every way of quantizing each model, and the comparison."""
     parser = argparse.ArgumentParser(description="KL at equal bytes, beside mlx_lm.convert.")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     arguments = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
     for name, source in ((name, MODELS[name]) for name in arguments.models):
         with tempfile.TemporaryDirectory() as folder:
             found[name] = []
-            for way in rows(source, Path(folder)):
+            for way in rows(source, Path(folder), quick=arguments.quick):
                 found[name].append(way)
                 if not arguments.json:
                     shown = f"{way['bits_per_weight']:.2f} bits  KL {way['kl']:.5f}"
