@@ -97,6 +97,5 @@ def test_a_text_and_chosen_ranges_lose_less_than_neither(source: Path, lost: Los
     made = [plan(source, **rest), plan(source, clip=True, **rest), plan(source, method="gptq", **rest)]
     assert len({one.nbytes for one in made}) == 1
     plain, clipped, calibrated = map(lost, made)
-    print(plain, clipped, calibrated)
     assert clipped < 0.95 * plain
     assert calibrated < 0.9 * clipped
