@@ -128,10 +128,10 @@ def test_ctrl_c_while_it_is_judged(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gemma_mlx.quantize.judge.judge", stopped)
-    code, out, err = _run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"))
+    code, out, err = run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"))
     assert (code, out) == (130, "")
     assert "goes on where it was; with --no-judge nothing is left to do." in err
-    code, _, err = _run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"), "--no-judge")
+    code, _, err = run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"), "--no-judge")
     assert (code, err) == (0, "")
 
 

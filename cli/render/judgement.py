@@ -42,7 +42,8 @@ def told(judgement: dict[str, Any]) -> str:
     before, after = found["perplexity_teacher"], found["perplexity_student"]
     return (
         f"KL {found['kl_mean']:.2g} from {teacher}, {found['kl_p999']:.2g} at the 99.9th percentile; the same "
-        f"likeliest token in {found['same_top']:.1%} of {count}; perplexity {_perplexity(before)} -> {_perplexity(after)}"
+        f"likeliest token in {found['same_top']:.1%} of {count}; "
+        f"perplexity {_perplexity(before)} -> {_perplexity(after)}"
     )
 
 
