@@ -14,7 +14,7 @@ from gemma_mlx.cli.opening import admission, found
 from gemma_mlx.cli.render.bars import Progress
 from gemma_mlx.cli.render.judgement import drawn
 from gemma_mlx.cli.render.tables import size, width
-from gemma_mlx.errors import GemmaError, InputError
+from gemma_mlx.errors import GemmaError, InputError, MemoryLimitError
 
 if TYPE_CHECKING:
     from gemma_mlx.quantize.judge import Judgement, Side, Task
@@ -99,7 +99,8 @@ def finished(plan: Plan, name: str, target: Path, draft: Path, *, judging: bool,
             ).to_json()
         except GemmaError as error:
             if not quiet:
-                say(f"Not judged: {error.message} Later, or on another Mac: gemma compare {name} {target} --record")
+                later = f" Later, or on another Mac: gemma compare {name} {target} --record"
+                say(f"Not judged: {error.message}{later if isinstance(error, MemoryLimitError) else ''}")
     before = sum(one.source.nbytes for one in plan.decisions)
     public = Path(name).name if Path(name).exists() else name
     made = (

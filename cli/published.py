@@ -43,6 +43,12 @@ def absent(name: str) -> Row | None:
             return None
     row = None if folder is not None else catalog.named(known)
     if folder is None and row is None:
+        if (meant := hub.short(name)) is not None and meant.form is not None:
+            label, model = catalog.spelled(meant.row, meant.form), meant.row.label
+            raise ModelNotFoundError(
+                f"{label} is not on this machine.",
+                f"gemma pull {label} fetches it; gemma show {model} says what is known of the model.",
+            )
         raise ModelNotFoundError(f"{known} is not on this machine, and not in the catalogue.", f"gemma pull {known}")
     return row
 

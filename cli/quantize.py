@@ -133,19 +133,23 @@ def quantize(
             say("This model cannot be measured; the bytes are spent by what is known of such parts.")
     calibration = calibrating(made, text)
     judgements: list[dict[str, Any] | None] = []
+    packed = False
     if not dry_run and (target := to) is not None:
         try:
             with Progress(quiet=quiet) as progress:
                 listen(calibration, progress, quiet=quiet)
 
                 def finish(draft: Path) -> None:
+                    nonlocal packed
+                    packed = True
                     progress.stop()
                     judgements.append(finished(made, name, target, draft, judging=judging, quiet=quiet))
 
                 write(made, target, calibration=calibration, on_progress=progress.quantizing, finish=finish)
         except KeyboardInterrupt:
             if not quiet:
-                say("Stopped. The same command goes on where it was.")
+                rest = "; with --no-judge nothing is left to do." if packed and judging else "."
+                say(f"Stopped. The same command goes on where it was{rest}")
             raise
     told = facts(name, made, None if dry_run else to, aimed, calibration)
     told["judgement"] = judgements[0] if judgements else None

@@ -67,9 +67,9 @@ class Asked:
     per_layer: Placement = PER_LAYER
 
     def __post_init__(self) -> None:
-        for name in ("context", "prompt", "chunk", "batch"):
+        for name, usual in (("context", 8192), ("prompt", 1000), ("chunk", 512), ("batch", 1)):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1.", f"--{name} 1024")
+                raise InputError(f"--{name} is {getattr(self, name)}, and must be at least 1.", f"--{name} {usual}")
         if self.kv_bits not in (None, 4, 8):
             raise InputError(f"Keys and values cannot have {self.kv_bits} bits; 4 and 8 are possible.", "--kv-bits 8")
         if self.images < 0 or not 0 <= self.audio < math.inf:

@@ -277,7 +277,10 @@ def _as_it_is(checkpoint: Checkpoint, chosen: Recipe, keep: Sequence[str]) -> Pl
     from gemma_mlx.quantize.exact import config_of, decisions_of
 
     if not any(checkpoint.quantization.values()):
-        raise InputError(f"{checkpoint.folder} is not packed.", f"--recipe {DEFAULT}")
+        raise InputError(
+            f"The recipe exact keeps how a model is packed, and {checkpoint.folder.name} is not packed.",
+            f"--recipe {DEFAULT} packs it.",
+        )
     if keep:
         raise InputError("The recipe exact leaves every module as it is, and --keep says how to pack some.")
     decisions = tuple(decisions_of(checkpoint, written(checkpoint)))

@@ -6,6 +6,7 @@ packing of it makes, on a sample of its weights, times what such an error costs 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ class Aim:
         if sum(one is not None for one in (self.nbytes, self.bits, self.machine)) != 1:
             raise InputError("A size, bits per weight, or a Mac can be aimed at, one of them.", "--target-size 6GB")
         if self.bits is not None and not 0 < self.bits <= 16:
-            raise InputError(f"{self.bits} bits per weight cannot be aimed at.", "--target-bits 4.6")
+            raise InputError(
+                f"{self.bits:g} bits per weight cannot be aimed at; more than 0 and up to 16 can.", "--target-bits 4.6"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,8 @@ def aim_of(size: str | None, bits: float | None, fit: str | None, *, context: in
     Raises:
         InputError: more than one of the first three is said, or one cannot be had.
     """
+    if context < 1:
+        raise InputError(f"--context is {context}, and must be at least 1.", f"--context {CONTEXT}")
     if size is None and bits is None and fit is None:
         return None
     on = None
@@ -178,11 +183,13 @@ def plan_for(
     ]
     safe = [[option for option in options if option.how.bits >= _LOWEST] for options in every]
     matrices = safe if rest + least(safe) <= most else every
-    if rest + least(matrices) > most:
+    if (smallest_ := rest + least(matrices)) > most:
+        bits = math.ceil(smallest_ * 800 / first.weights) / 100
+        enough = f"--target-bits {bits}" if aim.bits else f"--target-size {smallest_ / 1e6 + 0.1:.1f}MB"
         raise InputError(
-            f"{_size(most)} cannot be reached: the least that this model takes, in 2 bits, is "
-            f"{_size(rest + least(matrices))}, of which {_size(rest)} are for what is not chosen here.",
-            f"--target-size {(rest + least(matrices)) / 1e6 + 0.1:.1f}MB, or a smaller model.",
+            f"{_size(most)} cannot be reached: the least that this model takes, in 2 bits, is {_size(smallest_)}, "
+            f"of which {_size(rest)} are for what is not chosen here.",
+            f"{enough}, or a smaller model.",
         )
     taken = allocate(matrices, most - rest)
     spent = _rules([(one.module, option.how) for one, option in zip(chosen, taken, strict=True)])
@@ -299,4 +306,6 @@ def smallest(made: Plan, context: int = CONTEXT) -> dict[Verdict, int | None] | 
 
 
 def _size(nbytes: int) -> str:
+    if nbytes < 1e5:
+        return f"{nbytes:,} bytes"
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"

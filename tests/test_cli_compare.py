@@ -125,6 +125,7 @@ def test_what_has_no_tokenizer_is_not_judged(tmp_path: Path, capsys: pytest.Capt
     assert code == 0
     assert "Not judged:" in err
     assert "no tokenizer" in err
+    assert "another Mac" not in err, "where it would be the same"
     assert json.loads(out)["judgement"] is None
     assert run(capsys, "quantize", str(tmp_path / "source"), "--to", str(tmp_path / "again"), "-q")[2] == ""
 

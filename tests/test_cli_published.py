@@ -88,3 +88,10 @@ def test_it_fits(columns: int) -> None:
     text = published.drawn(catalog.find("gemma4:26b-a4b"), columns)
     assert max(map(len, text.splitlines())) <= columns
     assert "M take part in a token" in " ".join(text.split())
+
+
+def test_a_variant_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("12b:8bit") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "gemma4:12b:8bit is not on this machine." in said
+    assert "gemma pull gemma4:12b:8bit fetches it; gemma show gemma4:12b says" in said

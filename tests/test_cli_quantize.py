@@ -68,7 +68,12 @@ def test_trained_for_4_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (("demo", "--to", "x", "--mode", "q4_k"), "'q4_k' is no mode"),
         (("demo", "--to", "x", "--keep", "v_prj=8"), "finds no module"),
         (("demo", "--to", "x", "--recipe", "qat"), "No weights of"),
-        (("demo", "--to", "x", "--target-size", "6"), "cannot be reached"),
+        (("demo", "--to", "x", "--target-size", "6"), "6 bytes cannot be reached"),
+        (("demo", "--to", "x", "--target-bits", "40"), "more than 0 and up to 16 can"),
+        (("demo", "--dry-run", "--context", "0"), "--context is 0"),
+        (("demo", "--to", "x", "--recipe", "exact"), "and demo is not packed"),
+        (("demo", "--to", "x", "--method", "gptq", "--text", "x.txt"), "x.txt cannot be read"),
+        (("x.gguf", "--to", "x"), "There is no file x.gguf"),
         (("demo", "--to", "x", "--target-size", "6 G"), "'6 G' is no size"),
         (("demo", "--to", "x", "--target-size", "6GB", "--target-bits", "4"), "one of them"),
         (("demo", "--to", "x", "--target-bits", "4", "--bits", "4"), "so does --bits"),
@@ -114,6 +119,20 @@ def test_ctrl_c_keeps_what_there_is(
     code, _, _ = run(capsys, "quantize", "demo", "--to", str(target), "-q", "--no-judge")
     assert code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_ctrl_c_while_it_is_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gemma_mlx.quantize.judge.judge", stopped)
+    code, out, err = run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"))
+    assert (code, out) == (130, "")
+    assert "goes on where it was; with --no-judge nothing is left to do." in err
+    code, _, err = run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"), "--no-judge")
+    assert (code, err) == (0, "")
 
 
 def test_a_target_is_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,21 @@ def test_quantizing_counts_from_where_this_run_began(monkeypatch: pytest.MonkeyP
     assert progress._text.endswith("100 MB/s, 40 s left")
 
 
+def test_comparing_says_who_reads_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = watch(monkeypatch)
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    with Progress() as progress:
+        time.sleep(0.1)
+        for who in ("teacher", "student"):
+            for done in (0, 500):
+                progress.comparing(who, done, 1000)
+                now[0] += 10
+    text = watched.getvalue()
+    assert "Reading the original  50% of 1,000  ##########----------  10 s left" in text
+    assert "Reading the result  50% of 1,000  ##########----------  10 s left" in text
+
+
 def test_nothing_within_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = watch(monkeypatch)
     with Progress() as progress:

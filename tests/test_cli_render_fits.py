@@ -110,6 +110,11 @@ def test_a_model_on_a_mac() -> None:
     assert drawn_model(MODELS["encoder"], 80).count("writing") == 0
 
 
+def test_judged_with_the_context_there_is() -> None:
+    facts = _model("e2b", None)
+    assert "a context of 128 tokens" in drawn_model(facts | {"context": 128}, None)
+
+
 def test_a_bar() -> None:
     answer = next(each for each in MODELS["mac"]["formats"] if each["format"] == "4-bit")
     title, cells, *legend = bar(answer, 80).splitlines()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemma_mlx.cli.render.judgement import drawn, told
+from gemma_mlx.cli.render.judgement import _perplexity, drawn, told
 from tests.test_quantize_card import FOUND, VECTORS
 
 
@@ -36,6 +36,12 @@ def test_in_a_line() -> None:
         "vectors 0.012 (1 - cosine) from those of gemma-3-4b-it, 0.034 at most; of 47 texts, the nearest other is the "
         "same for 95.0%"
     )
+
+
+def test_large_perplexities_have_no_exponents() -> None:
+    assert [_perplexity(value) for value in (1.5, 8255.4, 9999.4, 9999.6, 29_041.7)] == [
+        "1.5", "8,255", "9,999", "10,000", "29,042",
+    ]  # fmt: skip
 
 
 def test_vectors() -> None:

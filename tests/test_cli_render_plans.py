@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gemma_mlx.cli.render.plans import _fits, _layers, facts, fitting
+from gemma_mlx.cli.render.plans import _fits, _layers, drawn, facts, fitting
 from gemma_mlx.quantize.plan import plan
+from gemma_mlx.quantize.target import Aim, plan_for
 from gemma_mlx.weights.hub import resolve
 
 
@@ -26,3 +27,9 @@ def test_a_plan_as_data() -> None:
     told = facts("demo", made, None, None)
     assert (told["recipe"], told["folder"], told["aim"], told["bytes"]) == ("gemma", None, None, made.nbytes)
     assert fitting(made, 2048) == {"context": 2048, "comfortable_gb": 8, "tight_gb": 8}
+
+
+def test_a_target_is_no_recipe() -> None:
+    aimed = plan_for(resolve("demo"), Aim(bits=4.6, measured=False))
+    shown = drawn(facts("demo", aimed.plan, None, aimed), aimed.plan, None, plan=True)
+    assert "recipe   gemma, with the bits that lose least in the size aimed at" in shown

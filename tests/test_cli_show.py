@@ -88,7 +88,7 @@ def test_what_is_unusual_is_said(facts: dict[str, Any]) -> None:
         "spec": spec,
         "runs": [first | {"attention": attention}, first | {"borrows_from": 13, "sparsity": 0.95}],
         "unread": {"v.weight": "a tower", "v.bias": "a tower", "lm_head": "a copy"},
-        "stored": stored,
+        "stored": [*stored, {"how": "F16", "bytes": 7, "modules": 1, "kinds": {"norm": 1}}],
     }
     text = show.drawn(unusual, None)
     for part in (
@@ -106,6 +106,7 @@ def test_what_is_unusual_is_said(facts: dict[str, Any]) -> None:
         "v.weight and 1 more  a tower",
         "lm_head              a copy",
         "affine, 4 bits, groups of 64  5 bytes in 3 modules: 2 q_proj, h",
+        "7 bytes in 1 module: norm",
     ):
         assert part in text
 

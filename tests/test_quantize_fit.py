@@ -255,6 +255,8 @@ def test_what_cannot_be_asked(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         Asked(**wrong)
     assert caught.value.hint
+    if "batch" in wrong:
+        assert caught.value.hint == "--batch 1"
 
 
 @pytest.mark.parametrize(("name", "asked"), [("gemma3:1b", Asked(images=1)), ("gemma3:4b", Asked(audio=1.0))])

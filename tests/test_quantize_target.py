@@ -74,6 +74,10 @@ def test_2_bits_only_where_nothing_else_fits() -> None:
 def test_what_cannot_be_reached() -> None:
     with pytest.raises(InputError, match=r"0.8 MB cannot be reached: the least .* is 1\.\d MB") as caught:
         plan_for(resolve("demo"), Aim(nbytes=800_000, measured=False))
+    with pytest.raises(InputError) as few:
+        plan_for(resolve("demo"), Aim(bits=1.0, measured=False))
+    bits = float(few.value.hint.split()[1].rstrip(","))  # type: ignore[union-attr]
+    assert plan_for(resolve("demo"), Aim(bits=bits, measured=False)).plan.bits_per_weight <= bits
     least = parse_size(caught.value.hint.split()[1].rstrip(","))  # type: ignore[union-attr]
     assert plan_for(resolve("demo"), Aim(nbytes=least, measured=False)).plan.nbytes <= least
 

@@ -144,6 +144,7 @@ def test_a_folder_that_looks_like_a_repository(tmp_path: Path, monkeypatch: pyte
         ("", "An empty name", "gemma chat demo"),
         ("  ", "An empty name", "gemma chat demo"),
         ("\0", "An empty name", "gemma chat demo"),
+        ("models/none.GGUF", "There is no file models/none.GGUF", "GGUF file"),
         ("./nowhere", "There is no folder ./nowhere", "config.json"),
         ("/nowhere/at/all", "There is no folder /nowhere/at/all", "config.json"),
         ("~/nowhere", "There is no folder ~/nowhere", "config.json"),

@@ -102,8 +102,12 @@ class Progress:
         self._show("Judging", done, total, f"{total:,} texts")
 
     def comparing(self, who: str, done: int, total: int) -> None:
-        """Tokens or texts that the teacher, or the student, has read."""
-        self._show(f"Judging: the {who}", done, total, f"{total:,}")
+        """Tokens or texts that the teacher, or the student, has read, and how long the rest of them will take."""
+        now = time.monotonic()
+        if self._what != who:
+            self._what, self._pace = who, Pace(done, now)
+        name = "Reading the original" if who == "teacher" else "Reading the result"
+        self._show(name, done, total, f"{total:,}", self._pace.left(done, total, now))
 
     def measuring(self, done: int, total: int) -> None:
         """Runs of a measurement."""

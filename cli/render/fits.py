@@ -147,7 +147,8 @@ def bar(answer: dict[str, Any], fit: int | None) -> str:
 
 def _head(facts: dict[str, Any], fit: int | None) -> str:
     rows = [("model", facts["model"]), ("trained for", f"{facts['context']:,} tokens")]
-    return pairs([*rows, ("judged", _judged(facts["asked"])), *(("note", note) for note in facts["notes"])], fit)
+    asked = facts["asked"] | {"context": min(facts["asked"]["context"], facts["context"])}
+    return pairs([*rows, ("judged", _judged(asked)), *(("note", note) for note in facts["notes"])], fit)
 
 
 def _machine(machine: dict[str, Any], fit: int | None, judged: str = "") -> str:

@@ -42,7 +42,8 @@ def told(judgement: dict[str, Any]) -> str:
     before, after = found["perplexity_teacher"], found["perplexity_student"]
     return (
         f"KL {found['kl_mean']:.2g} from {teacher}, {found['kl_p999']:.2g} at the 99.9th percentile; the same "
-        f"likeliest token in {found['same_top']:.1%} of {count}; perplexity {before:,.4g} -> {after:,.4g}"
+        f"likeliest token in {found['same_top']:.1%} of {count}; "
+        f"perplexity {_perplexity(before)} -> {_perplexity(after)}"
     )
 
 
@@ -55,12 +56,17 @@ def _predictions(judgement: dict[str, Any], fit: int | None) -> str:
             f"{one['kl_mean']:.2g}",
             f"{one['kl_p999']:.2g}",
             f"{one['same_top']:.1%}",
-            f"{one['perplexity_student']:,.4g}",
-            f"{one['perplexity_teacher']:,.4g}",
+            _perplexity(one["perplexity_student"]),
+            _perplexity(one["perplexity_teacher"]),
         )
         for one in judgement["kinds"]
     ]
     return narrowed(headers, rows, fit, [range(7), (0, 2, 3, 4), (0, 2, 4)])
+
+
+def _perplexity(value: float) -> str:
+    """`12.34`, and `29,040` rather than `2.904e+04`."""
+    return f"{value:,.4g}" if value < 9999.5 else f"{value:,.0f}"
 
 
 def _vectors(judgement: dict[str, Any], fit: int | None) -> str:

@@ -130,7 +130,8 @@ def ways(stored: list[dict[str, Any]], fit: int | None) -> str:
     rows = [
         (
             way["how"],
-            f"{size(way['bytes'])} in {way['modules']:,} modules: {', '.join(_kinds(way['kinds']))}"
+            f"{size(way['bytes'])} in {way['modules']:,} module{'s' if way['modules'] > 1 else ''}: "
+            f"{', '.join(_kinds(way['kinds']))}"
             if way["modules"]
             else f"{size(way['bytes'])} in {', '.join(way['kinds'])}",
         )

@@ -105,7 +105,7 @@ def drawn(told: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) -> s
     rows = [
         ("model", f"{told['model']}, {size(sum(one.source_bytes for one in made.decisions))}"),
         ("folder", told["folder"] or ""),
-        ("recipe", f"{made.recipe.name}: {made.recipe.told}"),
+        ("recipe", _recipe(made, aimed=told["aim"] is not None)),
         ("weights", f"{told['weights']:,} in {len(before.match.spec.layers)} layers"),
         ("size", f"{size(told['bytes'])}, {told['bits_per_weight']:.2f} bits per weight"),
     ]
@@ -130,6 +130,12 @@ def drawn(told: dict[str, Any], made: Plan, fit: int | None, *, plan: bool) -> s
         for group in made.groups()
     ]
     return f"{pairs(rows, fit)}\n\n{table(('part', 'layers', 'tensors', 'packing', 'bytes'), lines, fit)}"
+
+
+def _recipe(made: Plan, *, aimed: bool) -> str:
+    if aimed:  # which decides about the decoder's matrices, whatever the recipe says of them
+        return f"{made.recipe.name}, with the bits that lose least in the size aimed at"
+    return f"{made.recipe.name}: {made.recipe.told}"
 
 
 def _fits(fits: dict[str, Any]) -> str:

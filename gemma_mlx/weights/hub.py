@@ -18,6 +18,7 @@ from gemma_mlx import catalog, registry
 from gemma_mlx.catalog import Meant, Row
 from gemma_mlx.config import read_config
 from gemma_mlx.errors import GemmaError, ModelNotFoundError, UnsupportedModelError
+from gemma_mlx.gguf.places import SUFFIX
 from gemma_mlx.spec import DrafterSpec, EncoderSpec
 from gemma_mlx.weights import cached, made, pull
 from gemma_mlx.weights.files import check_folder, located
@@ -103,6 +104,8 @@ def look(name: str) -> tuple[str, Path | None]:
     if os.path.exists(folder):  # which, unlike Path.exists, answers for a name that is too long, too
         check_folder(folder)
         return name, located(folder)
+    if name.lower().endswith(SUFFIX):
+        raise ModelNotFoundError(f"There is no file {name}.", "Name a GGUF file that is here, or the folder it is in.")
     if (meant := short(name)) is not None and (found := here(meant.row, meant.form)):
         return found[0].name, found[0].folder
     name = checked(repository(name))

@@ -26,6 +26,8 @@ Role = Literal["system", "user", "assistant"]
 KINDS: Final = ("english", "languages", "code", "mathematics", "facts", "chat")
 YOURS: Final = "yours"  # the kind of what a user's own file holds
 _PASSAGE, _TURN = "=== ", ">>> "
+_NEEDED: Final = "A text file in UTF-8, or a .jsonl; without --text the project's own texts are read."
+_LINE: Final = """Each line must be like {"text": "..."} or {"messages": [{"role": "user", "content": "..."}]}"""
 _LEAST = 16  # a rest of a passage shorter than this many tokens is left out; a whole passage never
 
 
@@ -76,14 +78,19 @@ def read_passages(path: Path) -> tuple[Passage, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError(
+                f"{path} is not UTF-8 text: byte {error.start} is 0x{error.object[error.start]:02x}.",
+                "Convert it first, for example with iconv -f latin1 -t utf-8.",
+            ) from error
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", _NEEDED) from error
     if path.suffix != ".jsonl":
         found: tuple[Passage, ...] = (Passage(YOURS, path.stem, text.strip()),) if text.strip() else ()
     else:
         lines = enumerate(text.splitlines(), start=1)
         found = tuple(_of_line(line, f"{path}, line {number}") for number, line in lines if line.strip())
     if not found:
-        raise InputError(f"{path} holds no text.")
+        raise InputError(f"{path} holds no text.", _NEEDED)
     return found
 
 
@@ -141,7 +148,7 @@ def _of_line(line: str, where: str) -> Passage:
     try:
         value: Any = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{where}: this is no JSON ({error}).") from error
+        raise InputError(f"{where}: this is no JSON ({error}).", _LINE) from error
     if isinstance(value, dict) and isinstance(value.get("text"), str) and value["text"].strip():
         return Passage(YOURS, where, value["text"])
     turns = value.get("messages") if isinstance(value, dict) else None
@@ -149,12 +156,13 @@ def _of_line(line: str, where: str) -> Passage:
         return Passage(
             YOURS, where, turns=tuple(_message(turn.get("role"), turn.get("content"), where) for turn in turns)
         )
-    raise InputError(f'{where}: neither a "text" nor "messages" is there.')
+    raise InputError(f'{where}: neither a "text" nor "messages" is there.', _LINE)
 
 
 def _message(role: Any, content: Any, where: str) -> Message:
     if role not in get_args(Role) or not isinstance(content, str):
         raise InputError(
-            f"{where}: {role!r} says {str(content)[:40]!r}, and only system, user and assistant say texts."
+            f"{where}: {role!r} says {str(content)[:40]!r}, and only system, user and assistant say texts.",
+            _LINE,
         )
     return Message(role, content)
