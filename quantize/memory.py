@@ -346,7 +346,7 @@ def _packed(row: int, itemsize: int, bits: int | None) -> int:
 def _scores(spec: StackSpec, use: Use, kernels: Kernels, queries: int, before: int, *, both_ways: bool) -> int:
     """The largest tensor of attention scores in a pass of `queries` positions behind `before` others."""
     most = 0
-    for attention in set(spec.attentions):
+    for attention in spec.distinct_attentions:
         keys = queries + (before if attention.window is None else min(before, attention.window - 1))
         packed = use.kv_bits is not None and attention.window is None  # which no fused kernel reads
         rows = queries if packed else kernels.rows_of_scores(attention, queries, keys, both_ways=both_ways)
