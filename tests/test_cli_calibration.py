@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mlx.cli.app import main
-
-
-def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    assert isinstance(left.value.code, int)
-    return left.value.code, out, err
+from tests.running import run
 
 
 def test_a_calibrated_plan_says_what_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "mine.txt"
     text.write_text("What is the capital of France? Paris. " * 20, encoding="utf-8")
-    code, out, err = _run(
+    code, out, err = run(
         capsys, "quantize", "demo", "--method", "gptq", "--text", str(text), "--dry-run", "--json"
     )  # fmt: skip
     told = json.loads(out)
@@ -29,10 +21,10 @@ def test_a_calibrated_plan_says_what_it_takes(tmp_path: Path, capsys: pytest.Cap
     assert told["calibration"]["method"] == "gptq"
     assert told["calibration"]["memory_bytes"] > 1e6
     assert {group["method"] for group in told["groups"] if group["layers"]} == {"gptq"}
-    code, out, _ = _run(capsys, "quantize", "demo", "--method", "awq", "--text", str(text), "--dry-run")
+    code, out, _ = run(capsys, "quantize", "demo", "--method", "awq", "--text", str(text), "--dry-run")
     assert f"awq, {told['calibration']['tokens']} tokens, at most" in out
     assert "4 bits / 64, awq" in out
-    code, out, _ = _run(capsys, "quantize", "demo", "--dry-run", "--json")
+    code, out, _ = run(capsys, "quantize", "demo", "--dry-run", "--json")
     assert json.loads(out)["calibration"] is None
 
 
@@ -42,11 +34,11 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
         (("--method", "gguf"), "'gguf' is no method"),
         (("--method", "dwq", "--text", str(tmp_path / "none.txt")), "cannot be read"),
     ):
-        code, out, err = _run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"), *arguments)
+        code, out, err = run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"), *arguments)
         assert (code, out) == (1, "")
         assert says in err
     monkeypatch.setenv("GEMMA_MEMORY_LIMIT", "1MB")
-    code, _, err = _run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"), "--method", "dwq")
+    code, _, err = run(capsys, "quantize", "demo", "--to", str(tmp_path / "made"), "--method", "dwq")
     assert code != 0
     assert "Calibrating takes" in err
     assert list(tmp_path.iterdir()) == []

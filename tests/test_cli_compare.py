@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from gemma_mlx.cli import compare as comparing
-from gemma_mlx.cli.app import main
 from gemma_mlx.cli.render.judgement import told
 from gemma_mlx.quantize import judge as judging
 from gemma_mlx.quantize.convert import quantize
@@ -20,17 +19,10 @@ from gemma_mlx.quantize.judge import Task
 from gemma_mlx.quantize.plan import plan
 from gemma_mlx.weights import hub
 from gemma_mlx.weights.hub import resolve
+from tests.running import run
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    assert isinstance(left.value.code, int)
-    return left.value.code, out, err
 
 
 @pytest.fixture
@@ -55,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_text_of_ones_own(packed: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = _run(capsys, "compare", "demo", str(packed), "--text", str(text), "--json")
+    code, out, err = run(capsys, "compare", "demo", str(packed), "--text", str(text), "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert list(found) == [
@@ -65,7 +57,7 @@ def test_a_text_of_ones_own(packed: Path, text: Path, capsys: pytest.CaptureFixt
     assert [one["kind"] for one in found["kinds"]] == ["all"]
     assert 0 < found["kinds"][0]["kl_mean"] < 1
     assert len(found["layers"]) == 6
-    code, out, err = _run(capsys, "compare", "demo", str(packed), "--text", str(text))
+    code, out, err = run(capsys, "compare", "demo", str(packed), "--text", str(text))
     assert (code, err) == (0, "")
     assert f"{found['kinds'][0]['kl_mean']:.2g}" in out.splitlines()[-1].split()
 
@@ -75,19 +67,19 @@ def test_what_was_found_is_written_where_it_is_asked_for(
 ) -> None:
     arguments = ("compare", "demo", str(packed), "--text", str(text), "--json")
     before = (packed / "config.json").read_bytes()
-    found = json.loads(_run(capsys, *arguments)[1])
+    found = json.loads(run(capsys, *arguments)[1])
     assert (packed / "config.json").read_bytes() == before
-    _run(capsys, *arguments, "--record")
-    shown = json.loads(_run(capsys, "show", str(packed), "--json")[1])
+    run(capsys, *arguments, "--record")
+    shown = json.loads(run(capsys, "show", str(packed), "--json")[1])
     assert shown["judgement"] == found
-    assert told(found) in " ".join(_run(capsys, "show", str(packed))[1].split())
+    assert told(found) in " ".join(run(capsys, "show", str(packed))[1].split())
     assert "mine.txt" in (packed / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("quick")
 def test_quantizing_ends_with_a_judgement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "made"
-    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target), "--json")
+    code, out, err = run(capsys, "quantize", "demo", "--to", str(target), "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)["judgement"]
     assert (found["teacher"], found["student"]) == ("demo", "made")
@@ -95,18 +87,18 @@ def test_quantizing_ends_with_a_judgement(tmp_path: Path, capsys: pytest.Capture
     card = (target / "README.md").read_text(encoding="utf-8")
     assert "# The model in the box" in card, "the source's card is kept"
     assert "recipe `gemma`: 5.01 bits per weight, 2.2 MB instead of 7.2 MB" in card
-    assert json.loads(_run(capsys, "show", str(target), "--json")[1])["judgement"] == found
-    code, out, err = _run(capsys, "compare", "demo", str(target), "--json")
+    assert json.loads(run(capsys, "show", str(target), "--json")[1])["judgement"] == found
+    code, out, err = run(capsys, "compare", "demo", str(target), "--json")
     assert json.loads(out) == found, "the same comparison, told again"
 
 
 @pytest.mark.usefixtures("quick")
 def test_evidence_is_not_inherited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    _run(capsys, "quantize", "demo", "--to", str(first), "--recipe", "bf16")
-    assert json.loads(_run(capsys, "show", str(first), "--json")[1])["judgement"] is not None
-    _run(capsys, "quantize", str(first), "--to", str(second), "--no-judge")
-    assert json.loads(_run(capsys, "show", str(second), "--json")[1])["judgement"] is None
+    run(capsys, "quantize", "demo", "--to", str(first), "--recipe", "bf16")
+    assert json.loads(run(capsys, "show", str(first), "--json")[1])["judgement"] is not None
+    run(capsys, "quantize", str(first), "--to", str(second), "--no-judge")
+    assert json.loads(run(capsys, "show", str(second), "--json")[1])["judgement"] is None
     card = (second / "README.md").read_text(encoding="utf-8")
     assert card.count("## Quantized") == 1
     assert "Made from first with" in card
@@ -119,7 +111,7 @@ def test_what_does_not_fit_is_not_judged(
     monkeypatch.setenv("GEMMA_MEMORY_LIMIT", "1MB")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where demo was not captured by another test
     target = tmp_path / "made"
-    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target))
+    code, out, err = run(capsys, "quantize", "demo", "--to", str(target))
     assert code == 0
     assert "Not judged: demo takes" in err
     assert f"gemma compare demo {target} --record" in " ".join(err.split())
@@ -129,12 +121,12 @@ def test_what_does_not_fit_is_not_judged(
 
 def test_what_has_no_tokenizer_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(tmp_path / "source")
-    code, out, err = _run(capsys, "quantize", str(tmp_path / "source"), "--to", str(tmp_path / "made"), "--json")
+    code, out, err = run(capsys, "quantize", str(tmp_path / "source"), "--to", str(tmp_path / "made"), "--json")
     assert code == 0
     assert "Not judged:" in err
     assert "no tokenizer" in err
     assert json.loads(out)["judgement"] is None
-    assert _run(capsys, "quantize", str(tmp_path / "source"), "--to", str(tmp_path / "again"), "-q")[2] == ""
+    assert run(capsys, "quantize", str(tmp_path / "source"), "--to", str(tmp_path / "again"), "-q")[2] == ""
 
 
 @pytest.mark.parametrize(
@@ -146,13 +138,13 @@ def test_what_has_no_tokenizer_is_not_judged(tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_what_cannot_be_done(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = _run(capsys, "compare", *arguments)
+    code, out, err = run(capsys, "compare", *arguments)
     assert (code, out) == (1, "")
     assert says in " ".join(err.split())
 
 
 def test_one_model_is_not_enough(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = _run(capsys, "compare", "demo")
+    code, _, err = run(capsys, "compare", "demo")
     assert code == 2
     assert "B" in err
 
@@ -180,13 +172,13 @@ def test_a_run_killed_while_it_judges_comes_out_the_same(tmp_path: Path, capsys:
     whole, torn = tmp_path / "a" / "made", tmp_path / "b" / "made"
     for target in (whole, torn):
         target.parent.mkdir()
-    _run(capsys, "quantize", "demo", "--to", str(whole))
+    run(capsys, "quantize", "demo", "--to", str(whole))
     code = KILLED.format(arguments=["quantize", "demo", "--to", str(torn)])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=300, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not torn.exists()
     assert (torn.parent / ".made.partial" / "model.safetensors").exists()
-    _run(capsys, "quantize", "demo", "--to", str(torn))
+    run(capsys, "quantize", "demo", "--to", str(torn))
     assert _files(torn) == _files(whole)
     assert os.listdir(torn.parent) == ["made"]
 

@@ -8,27 +8,19 @@ from typing import Any
 
 import pytest
 
-from gemma_mlx.cli.app import main
 from gemma_mlx.weights.hub import resolve
 from gemma_mlx.weights.load import inspect
+from tests.running import run
 from tests.test_quantize_plan import on_lattice
 from tests.tiny import edit_tensors, write_tiny
 
 
-def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    assert isinstance(left.value.code, int)
-    return left.value.code, out, err
-
-
 def test_the_plan_is_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "made"
-    code, out, err = _run(capsys, "quantize", "demo", "--dry-run", "--json")
+    code, out, err = run(capsys, "quantize", "demo", "--dry-run", "--json")
     planned = json.loads(out)
     assert (code, err, planned["folder"]) == (0, "", None)
-    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target), "--no-judge", "--json")
+    code, out, err = run(capsys, "quantize", "demo", "--to", str(target), "--no-judge", "--json")
     assert (code, err) == (0, "")
     written = json.loads(out)
     assert written["folder"] == str(target)
@@ -40,12 +32,12 @@ def test_the_plan_is_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sum(one["bytes"] for one in planned["decisions"]) == written["bytes"]
     assert len(planned["decisions"]) == written["tensors"]
     assert (target / "tokenizer.model").exists()
-    code, out, _ = _run(capsys, "show", str(target), "--json")
+    code, out, _ = run(capsys, "show", str(target), "--json")
     assert json.loads(out)["bits_per_weight"] == pytest.approx(written["bits_per_weight"])
 
 
 def test_the_plan_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = _run(capsys, "quantize", "demo", "--dry-run", "--clip", "--keep", "o_proj=bf16", "--mode", "affine")
+    _, out, _ = run(capsys, "quantize", "demo", "--dry-run", "--clip", "--keep", "o_proj=bf16", "--mode", "affine")
     assert "bits per weight" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line}
     assert "6 bits / 64" in rows["embed_tokens"]
@@ -57,10 +49,10 @@ def test_the_plan_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
 def test_trained_for_4_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(tmp_path)
     edit_tensors(tmp_path, on_lattice)
-    _, out, _ = _run(capsys, "quantize", str(tmp_path), "--dry-run")
+    _, out, _ = run(capsys, "quantize", str(tmp_path), "--dry-run")
     assert "trained for Q4_0" in out
     assert "4 bits / 32, exact" in out
-    _, out, _ = _run(capsys, "quantize", str(tmp_path), "--dry-run", "--json")
+    _, out, _ = run(capsys, "quantize", str(tmp_path), "--dry-run", "--json")
     exact = [group["errors"] for group in json.loads(out)["groups"] if group["method"] == "lattice"]
     assert exact
     assert all(errors["lattice"] <= 0.003 < errors["plain"] for errors in exact)
@@ -91,7 +83,7 @@ def test_what_cannot_be_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = _run(capsys, "quantize", *arguments)
+    code, out, err = run(capsys, "quantize", *arguments)
     assert (code, out) == (1, "")
     assert says in err
     assert "hint: " in err
@@ -114,12 +106,12 @@ def test_ctrl_c_keeps_what_there_is(
 
     monkeypatch.setattr(writing, "_write", stopped)
     target = tmp_path / "made"
-    code, out, err = _run(capsys, "quantize", "demo", "--to", str(target), "--no-judge")
+    code, out, err = run(capsys, "quantize", "demo", "--to", str(target), "--no-judge")
     assert (code, out) == (130, "")
     assert "The same command goes on where it was" in err
     assert [path.name for path in tmp_path.iterdir()] == [".made.partial"]
     assert json.loads((tmp_path / ".made.partial" / writing.JOURNAL).read_text())["done"] > 0
-    code, _, _ = _run(capsys, "quantize", "demo", "--to", str(target), "-q", "--no-judge")
+    code, _, _ = run(capsys, "quantize", "demo", "--to", str(target), "-q", "--no-judge")
     assert code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
@@ -127,12 +119,12 @@ def test_ctrl_c_keeps_what_there_is(
 def test_a_target_is_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "made"
     asked = ("quantize", "demo", "--target-bits", "4.6", "--no-measure", "--json")
-    code, out, err = _run(capsys, *asked, "--to", str(target))
+    code, out, err = run(capsys, *asked, "--to", str(target))
     assert (code, err) == (0, "")
     written = json.loads(out)
     assert written["bytes"] == inspect(target).nbytes <= written["aim"]["bytes"]
     assert (written["aim"]["sensitivity"], written["aim"]["tokens"]) == ("known", 0)
-    _, out, _ = _run(capsys, *asked, "--dry-run")
+    _, out, _ = run(capsys, *asked, "--dry-run")
     planned = json.loads(out)
     matrices = [one for one in planned["decisions"] if one["packing"] is not None]
     assert sum(one["predicted_loss"] for one in matrices) == pytest.approx(planned["aim"]["predicted_loss"])
@@ -154,7 +146,7 @@ def test_what_is_measured_is_remembered(
     monkeypatch.setattr(sensitivity, "measure", measured)
     monkeypatch.setattr(sensitivity, "_folder", lambda: tmp_path)
     for _ in range(2):
-        _, out, err = _run(capsys, "quantize", "demo", "--target-size", "2MB", "--dry-run")
+        _, out, err = run(capsys, "quantize", "demo", "--target-size", "2MB", "--dry-run")
         assert err == ""
         told = " ".join(out.split())
         assert "target 2.0 MB; predicted loss" in told
@@ -164,17 +156,17 @@ def test_what_is_measured_is_remembered(
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(tmp_path, "t5gemma")
-    code, _, err = _run(capsys, "quantize", str(tmp_path), "--target-bits", "8", "--dry-run")
+    code, _, err = run(capsys, "quantize", str(tmp_path), "--target-bits", "8", "--dry-run")
     assert code == 0
     assert "cannot be measured" in err
 
 
 def test_for_a_mac(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("quantize", "demo", "--no-measure", "--dry-run", "--json", "--context", "1024")
-    _, out, _ = _run(capsys, *asked, "--fit", "MacBook Air M4 16")
+    _, out, _ = run(capsys, *asked, "--fit", "MacBook Air M4 16")
     told = json.loads(out)
     assert {group["packing"]["bits"] for group in told["groups"] if group["packing"]} == {8}
     assert told["fits"]["context"] == 1024
-    code, _, err = _run(capsys, *asked, "--fit", "Lisa")
+    code, _, err = run(capsys, *asked, "--fit", "Lisa")
     assert code == 1
     assert "hint: " in err

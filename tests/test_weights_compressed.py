@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from gemma_mlx.errors import ConfigError, UnsupportedModelError, WeightsError
 from gemma_mlx.weights.load import inspect
 from gemma_mlx.weights.quantized import Quantization
-from tests.tiny import edit_config, edit_tensors
+from tests.tiny import edit_config, edit_tensors, gone, put
 
 GOLDENS = Path(__file__).parent / "goldens"
 UP = "model.layers.1.mlp.up_proj"
@@ -120,34 +119,22 @@ def test_towers_that_are_not_read_may_be_packed_in_any_way(folder: Path) -> None
     assert inspect(folder).unread[name] == "pictures and sound are not read by this version"
 
 
-def _gone(*names: str) -> Callable[[dict[str, mx.array]], None]:
-    def change(arrays: dict[str, mx.array]) -> None:
-        for name in names:
-            del arrays[name]
-
-    return change
-
-
-def _put(name: str, array: mx.array) -> Callable[[dict[str, mx.array]], None]:
-    return lambda arrays: arrays.update({name: array})
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_gone(f"{UP}.weight_scale"), f"'{UP}.weight_packed' holds codes, and there is no '{UP}.weight_scale'"),
-        (_gone(f"{GATE}.weight_scale"), f"'{GATE}.weight' holds codes, and there is no '{GATE}.weight_scale'"),
-        (_gone(f"{UP}.weight_packed"), f"'{UP}.weight_scale'"),
-        (_gone(f"{UP}.input_scale"), f"there is no '{UP}.input_scale'"),
-        (_put(f"{UP}.output_scale", mx.ones((3,))), f"'{UP}.output_scale' is F32 [3], and should be one number"),
-        (_put(f"{UP}.weight_packed", mx.zeros((96, 4), mx.uint32)), "is U32, and config.json says"),
-        (_put(f"{GATE}.weight", mx.zeros((32, 64), mx.uint8)), "is U8, and config.json says"),
-        (_put(f"{UP}.weight_packed", mx.zeros((64, 4), mx.int32)), f"'{UP}.weight_scale' of BF16 [96, 1] does not fit"),
+        (gone(f"{UP}.weight_scale"), f"'{UP}.weight_packed' holds codes, and there is no '{UP}.weight_scale'"),
+        (gone(f"{GATE}.weight_scale"), f"'{GATE}.weight' holds codes, and there is no '{GATE}.weight_scale'"),
+        (gone(f"{UP}.weight_packed"), f"'{UP}.weight_scale'"),
+        (gone(f"{UP}.input_scale"), f"there is no '{UP}.input_scale'"),
+        (put(f"{UP}.output_scale", mx.ones((3,))), f"'{UP}.output_scale' is F32 [3], and should be one number"),
+        (put(f"{UP}.weight_packed", mx.zeros((96, 4), mx.uint32)), "is U32, and config.json says"),
+        (put(f"{GATE}.weight", mx.zeros((32, 64), mx.uint8)), "is U8, and config.json says"),
+        (put(f"{UP}.weight_packed", mx.zeros((64, 4), mx.int32)), f"'{UP}.weight_scale' of BF16 [96, 1] does not fit"),
         (
-            _put(f"{UP}.weight_packed", mx.zeros((96, 8), mx.int32)),
+            put(f"{UP}.weight_packed", mx.zeros((96, 8), mx.int32)),
             "says affine, 2 bits, groups of 128, and its tensors affine, 4 bits",
         ),
-        (_put("model.norm.weight_packed", mx.zeros((2, 2), mx.int32)), "no group of config.json says how"),
+        (put("model.norm.weight_packed", mx.zeros((2, 2), mx.int32)), "no group of config.json says how"),
     ],
 )
 def test_damage(folder: Path, change: Any, says: str) -> None:
@@ -160,7 +147,7 @@ def test_damage(folder: Path, change: Any, says: str) -> None:
 
 @pytest.mark.parametrize("beside", ["weight_zero_point", "weight_g_idx"])
 def test_codes_that_are_shifted_or_reordered(folder: Path, beside: str) -> None:
-    edit_tensors(folder, _put(f"{UP}.{beside}", mx.zeros((2, 2), mx.int32)))
+    edit_tensors(folder, put(f"{UP}.{beside}", mx.zeros((2, 2), mx.int32)))
     with pytest.raises(UnsupportedModelError, match=f"{beside} shifts or reorders"):
         inspect(folder)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gemma_mlx.errors import ConfigError, GemmaError, WeightsError
 from gemma_mlx.weights.load import BORROWED, inspect
 from gemma_mlx.weights.mobile import Bits
 from gemma_mlx.weights.quantized import Quantization
-from tests.tiny import edit_config, edit_tensors
+from tests.tiny import edit_config, edit_tensors, gone, put
 
 GOLDEN = Path(__file__).parent / "goldens" / "gemma4_mobile"
 UP = "model.layers.1.mlp.up_proj"
@@ -87,36 +86,24 @@ def test_towers_are_packed_too(folder: Path) -> None:
     assert not any("vision" in path for path in checkpoint.grids)
 
 
-def _gone(*names: str) -> Callable[[dict[str, mx.array]], None]:
-    def change(arrays: dict[str, mx.array]) -> None:
-        for name in names:
-            del arrays[name]
-
-    return change
-
-
-def _put(name: str, array: mx.array) -> Callable[[dict[str, mx.array]], None]:
-    return lambda arrays: arrays.update({name: array})
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_gone(f"{UP}.weight_scale"), f"'{UP}.weight' holds codes, and there is no '{UP}.weight_scale'"),
-        (_gone(f"{TOKENS}.embedding_scale"), f"'{TOKENS}.embedding_quantized' holds codes"),
-        (_gone(f"{TOKENS}.embedding_quantized"), f"'{TOKENS}.embedding_scale' holds scales, and there are no codes"),
-        (_gone(f"{UP}.weight"), f"'{UP}.weight_scale' holds scales"),
-        (_gone(f"{UP}.weight", f"{UP}.weight_scale"), "a module that this model does not have|lack"),
-        (_put(f"{UP}.weight", mx.zeros((96, 8), mx.uint8)), f"'{UP}.weight'|'{UP}.weight_scale'"),
-        (_put(f"{UP}.weight", mx.zeros((64, 16), mx.uint8)), f"'{UP}.weight_scale'"),
-        (_put(f"{UP}.weight", mx.zeros((96, 64), mx.int8)), "is I8, and config.json says that its codes have 2 bits"),
-        (_put(f"{UP}.weight_scale", mx.ones((96, 3))), "does not divide the 64 columns"),
+        (gone(f"{UP}.weight_scale"), f"'{UP}.weight' holds codes, and there is no '{UP}.weight_scale'"),
+        (gone(f"{TOKENS}.embedding_scale"), f"'{TOKENS}.embedding_quantized' holds codes"),
+        (gone(f"{TOKENS}.embedding_quantized"), f"'{TOKENS}.embedding_scale' holds scales, and there are no codes"),
+        (gone(f"{UP}.weight"), f"'{UP}.weight_scale' holds scales"),
+        (gone(f"{UP}.weight", f"{UP}.weight_scale"), "a module that this model does not have|lack"),
+        (put(f"{UP}.weight", mx.zeros((96, 8), mx.uint8)), f"'{UP}.weight'|'{UP}.weight_scale'"),
+        (put(f"{UP}.weight", mx.zeros((64, 16), mx.uint8)), f"'{UP}.weight_scale'"),
+        (put(f"{UP}.weight", mx.zeros((96, 64), mx.int8)), "is I8, and config.json says that its codes have 2 bits"),
+        (put(f"{UP}.weight_scale", mx.ones((96, 3))), "does not divide the 64 columns"),
         (
-            _put(f"{UP}.weight", mx.zeros((96, 32), mx.uint8)),
+            put(f"{UP}.weight", mx.zeros((96, 32), mx.uint8)),
             "says affine, 2 bits, groups of 128, and its tensors affine, 4 bits",
         ),
-        (_put(f"{UP}.input_activation_scale", mx.ones((2,))), "is F32 [2], and should be one number"),
-        (_put(f"{UP}.strange", mx.ones((2,))), f"has no place: '{UP}.strange'"),
+        (put(f"{UP}.input_activation_scale", mx.ones((2,))), "is F32 [2], and should be one number"),
+        (put(f"{UP}.strange", mx.ones((2,))), f"has no place: '{UP}.strange'"),
     ],
 )
 def test_damage(folder: Path, change: Any, says: str) -> None:

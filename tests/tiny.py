@@ -245,6 +245,21 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, mx.array]], None], fi
     mx.save_safetensors(str(folder / file), arrays)
 
 
+def gone(*names: str) -> Callable[[dict[str, mx.array]], None]:
+    """A change of `edit_tensors`: these are missing."""
+
+    def change(arrays: dict[str, mx.array]) -> None:
+        for name in names:
+            del arrays[name]
+
+    return change
+
+
+def put(name: str, array: mx.array) -> Callable[[dict[str, mx.array]], None]:
+    """A change of `edit_tensors`: this is there instead."""
+    return lambda arrays: arrays.update({name: array})
+
+
 # What the chat template of google/shieldgemma-9b writes, in a program of our own; the double space is the template's.
 _SHIELD_END: Final = (
     "{{ '\\n<end_of_turn>\\n\\nOur safety principle is defined in the below:\\n\\n* ' }}"
