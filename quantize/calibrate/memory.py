@@ -17,7 +17,7 @@ from gemma_mlx.spec import DecoderSpec, LayerSpec
 BATCH_TOKENS: Final = 2048  # of the windows that go through a layer at once
 
 # Times that each is held, in float32. `python -m tests.benchmarks.calibrating --memory --windows 8` prints what was
-# held beside the estimate: measured so with gptq and the model in the box on the CPU; the others are assumed from it.
+# held beside the estimate: measured so with gptq and awq and the model in the box on the CPU; dwq is assumed.
 LAYERS: Final = {"gptq": 2.0, "awq": 3.0, "dwq": 4.0}
 MAPS: Final = 6
 GRAMS: Final = 4
