@@ -45,6 +45,7 @@ class Reading:
         whole: whether the prompt must be read in one pass.
         kv_bits: bits of keys and values in layers without a window; None where they are as computed.
         held: bytes of its cache now.
+        cut: whether chunks may begin and end elsewhere than `chunk` by `chunk` from the first token.
     """
 
     tokens: int
@@ -53,6 +54,7 @@ class Reading:
     whole: bool
     kv_bits: int | None
     held: int
+    cut: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,14 @@ class Admission(Protocol):
 
 
 def admitted(
-    admission: Admission, subject: Subject, spec: DecoderSpec, cache: PromptCache, tokens: int, options: Asked
+    admission: Admission,
+    subject: Subject,
+    spec: DecoderSpec,
+    cache: PromptCache,
+    tokens: int,
+    options: Asked,
+    *,
+    cut: bool = True,
 ) -> Asked:
     """`options` as there is memory for them, and `cache` packed where it must be.
 
@@ -114,6 +123,7 @@ def admitted(
         cache: that will read the prompt.
         tokens: of the prompt.
         options: how it was to be answered.
+        cut: whether it is read to positions that are marked, and not only chunk by chunk.
 
     Raises:
         MemoryLimitError: the prompt does not fit.
@@ -127,6 +137,7 @@ def admitted(
         whole=spec.prompt_both_ways or isinstance(spec, EncoderDecoderSpec),
         kv_bits=cache.cache.kv_bits,
         held=cache.nbytes,
+        cut=cut or cache.nbytes > 0,
     )
     plan = admission.read(subject, reading)
     if plan.kv_bits is not None:

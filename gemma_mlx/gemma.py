@@ -376,27 +376,29 @@ class Gemma:
         if model.spec.prompt_both_ways:  # in one chunk, and all anew where it is another
             cache.read_both_ways(prompt)
             options, boundaries = replace(options, chunk=max(options.chunk, len(prompt))), ()
-        options = self.admitted(cache, len(prompt), options)
+        cut = any(0 < boundary < len(prompt) for boundary in boundaries)
+        options = self.admitted(cache, len(prompt), options, cut=cut)
         engine: Any = generate if model.spec.canvas is None else denoise
         events: Iterator[Prefill | Canvas | Token | Done] = engine(
             model, cache, prompt, options, stop_ids=stop_ids, boundaries=boundaries, cancelled=ask
         )
         return events
 
-    def admitted(self, cache: PromptCache, tokens: int, options: Asked) -> Asked:
+    def admitted(self, cache: PromptCache, tokens: int, options: Asked, *, cut: bool = True) -> Asked:
         """`options` as there is memory for them, and `cache` packed where it must be; for the whole of an answer.
 
         Args:
             cache: that will read the prompt.
             tokens: of the prompt.
             options: how it was to be answered.
+            cut: whether it is read to positions that are marked, and not only chunk by chunk.
 
         Raises:
             MemoryLimitError: `memory` says that the prompt does not fit.
         """
         if self.memory is None or not tokens:
             return options
-        return admitted(self.memory, self.subject, self.decoder.spec, cache, tokens, options)
+        return admitted(self.memory, self.subject, self.decoder.spec, cache, tokens, options, cut=cut)
 
     def _rows(self, rows: int, tokens: int) -> int:
         """How many of so many rows, each so many tokens long, there is memory for at once."""

@@ -213,6 +213,11 @@ class StackSpec:
         return tuple(layer.attention for layer in self.layers if isinstance(layer, LayerSpec))
 
     @cached_property
+    def distinct_attentions(self) -> frozenset[AttentionSpec]:
+        """Those of them that differ."""
+        return frozenset(self.attentions)
+
+    @cached_property
     def windows(self) -> tuple[int | None, ...]:
         """The keys each layer sees: its window, None for all of them, 0 where it has a recurrence instead."""
         return tuple(layer.attention.window if isinstance(layer, LayerSpec) else 0 for layer in self.layers)

@@ -278,7 +278,7 @@ def _ways(subject: Subject, reading: Reading, answer: int) -> Iterator[Use]:
     smaller = [] if reading.whole else [chunk for chunk in CHUNKS if chunk < reading.chunk]
     for bits in dict.fromkeys((reading.kv_bits, _packable(subject, reading.kv_bits))):
         for chunk in (reading.chunk, *smaller):
-            way = Use(prompt=reading.tokens, answer=answer, chunk=chunk, kv_bits=bits)
+            way = Use(prompt=reading.tokens, answer=answer, chunk=chunk, kv_bits=bits, cut=reading.cut)
             yield way
     yield replace(way, marks=0)
 

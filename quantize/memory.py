@@ -51,6 +51,8 @@ class Use:
         batch: sequences side by side.
         kv_bits: bits of keys and values in layers without a window; None keeps them as computed.
         marks: positions that a conversation can return to, each a copy of the windows.
+        cut: whether its chunks may begin and end elsewhere than `chunk` by `chunk` from the first token: behind what a
+            cache has of it, and at marks. The last one may then be as long as any.
     """
 
     prompt: int
@@ -59,6 +61,7 @@ class Use:
     batch: int = 1
     kv_bits: int | None = None
     marks: int = 2
+    cut: bool = True
 
     @property
     def queries(self) -> int:
@@ -194,7 +197,10 @@ def estimate(
         whole = use.prompt - use.prompt % use.chunk
         # Caches grow with the text, but a last chunk may be short, and a buffer be renewed smaller than it was.
         ends = {min(use.chunk, use.prompt), max(whole - use.chunk, 0), whole, use.prompt} - {0}
-        passes = [_at(spec, replace(use, prompt=end, answer=0), kernels) for end in ends]
+        passes = [
+            _at(spec, replace(use, prompt=end, answer=0), kernels, read_on=end < use.prompt and not use.cut)
+            for end in ends
+        ]
         if isinstance(spec, DecoderSpec) and spec.canvas is not None:
             passes.append(_filled(spec, spec.canvas.length, use, kernels))
         elif use.answer:
@@ -210,17 +216,25 @@ def reads_both_ways(spec: Spec) -> bool:
     return isinstance(spec, EncoderSpec | EncoderDecoderSpec) or spec.prompt_both_ways
 
 
-def _at(spec: Spec, use: Use, kernels: Kernels) -> Memory:
-    """In the last pass of `use`."""
+def _at(spec: Spec, use: Use, kernels: Kernels, *, read_on: bool = False) -> Memory:
+    """In the last pass of `use`; with `read_on` another chunk follows, and nobody asks for the logits of this one."""
     last = replace(use, prompt=use.prompt + use.answer, chunk=1) if use.answer else use
-    scores = _scores(spec, use, kernels, last.queries, last.prompt - last.queries, both_ways=reads_both_ways(spec))
-    working = passing(spec, use.batch, last.queries, scores, kernels)
+    run = _filling_caches(spec) if read_on else spec
+    scores = _scores(run, use, kernels, last.queries, last.prompt - last.queries, both_ways=reads_both_ways(spec))
+    working = passing(run, use.batch, last.queries, scores, kernels)
     return Memory(
         weights=0,
         **held(spec, use, kernels.itemsize),
         scores=scores,
         working=working + _renewed(spec, use, kernels.itemsize),
     )
+
+
+def _filling_caches(spec: Spec) -> Spec:
+    """The layers that are computed where only caches are asked for: of the last that has keys and values of its own
+    these are made, and neither its attention nor what follows."""
+    last = spec.owners[-1]
+    return replace(spec, layers=spec.layers[:last]) if last and isinstance(spec.layers[last], LayerSpec) else spec
 
 
 def _encoded(spec: EncoderDecoderSpec, use: Use, kernels: Kernels) -> Memory:
@@ -332,7 +346,7 @@ def _packed(row: int, itemsize: int, bits: int | None) -> int:
 def _scores(spec: StackSpec, use: Use, kernels: Kernels, queries: int, before: int, *, both_ways: bool) -> int:
     """The largest tensor of attention scores in a pass of `queries` positions behind `before` others."""
     most = 0
-    for attention in set(spec.attentions):
+    for attention in spec.distinct_attentions:
         keys = queries + (before if attention.window is None else min(before, attention.window - 1))
         packed = use.kv_bits is not None and attention.window is None  # which no fused kernel reads
         rows = queries if packed else kernels.rows_of_scores(attention, queries, keys, both_ways=both_ways)

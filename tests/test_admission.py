@@ -73,7 +73,7 @@ def test_a_prompt_is_asked_once_and_read_as_planned(tmp_path: Path) -> None:
     cache = gemma.make_cache()
     prompt = [2 + index for index in range(20)]
     events = list(gemma.answer(cache, prompt, gemma.settings(max_tokens=9, chunk=16)))
-    assert doorman.read_ == [Reading(tokens=20, answer=9, chunk=16, whole=False, kv_bits=None, held=0)]
+    assert doorman.read_ == [Reading(tokens=20, answer=9, chunk=16, whole=False, kv_bits=None, held=0, cut=False)]
     assert [event.done for event in events if isinstance(event, Prefill)] == [0, 7, 14, 20]
     assert isinstance(events[-1], Done)
     assert len(events[-1].tokens) == 3

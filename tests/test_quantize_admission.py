@@ -208,11 +208,11 @@ def test_it_takes_no_time(tokens: int, limit: int) -> None:
     seconds = []
     for _ in range(3):
         admission, _ = asked(limit * GB)
-        began = time.perf_counter()
+        began = time.process_time()  # what others compute meanwhile is not counted
         with suppress(MemoryLimitError):
             admission.read(model, reading(tokens, answer=None))
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.25  # milliseconds where shapes are not checked and nobody else computes
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.25  # milliseconds where shapes are not checked
 
 
 def test_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ from gemma_mlx.spec import DecoderSpec, LayerSpec
 
 BATCH_TOKENS: Final = 2048  # of the windows that go through a layer at once
 
-# Times that each is held, in float32, measured with `tests.benchmarks.calibrating memory`.
+# Times that each is held, in float32. `python -m tests.benchmarks.calibrating --memory --windows 8` prints what was
+# held beside the estimate: measured so with gptq and awq and the model in the box on the CPU; dwq is assumed.
 LAYERS: Final = {"gptq": 2.0, "awq": 3.0, "dwq": 4.0}
 MAPS: Final = 6
 GRAMS: Final = 4
 ACTIVATIONS: Final = {"gptq": 8, "awq": 8, "dwq": 24}
+SCORES: Final = {"gptq": 2, "awq": 2, "dwq": 3}  # tensors of a layer's attention scores
 
 _LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
@@ -35,6 +37,8 @@ def memory_bytes(plan: Plan, windows: Sequence[Sequence[int]]) -> int:
     method = plan.calibrated
     assert method is not None
     tokens = len(windows[0]) * min(max(BATCH_TOKENS // len(windows[0]), 1), len(windows))
+    heads = max((attention.heads for attention in plan.checkpoint.match.spec.attentions), default=0)
+    scores = 4 * SCORES[method] * tokens * len(windows[0]) * heads
     most = 0
     for packed, _ in by_layer(plan).values():
         shapes = [decision.source.shape for decision in packed.values()]
@@ -46,7 +50,7 @@ def memory_bytes(plan: Plan, windows: Sequence[Sequence[int]]) -> int:
         )
         widths = sum(sorted((max(shape[-2:]) for shape in shapes), reverse=True)[:3])
         working = 4 * tokens * widths * ACTIVATIONS[method] // 3
-        most = max(most, int(layer * LAYERS[method]) + MAPS * one + GRAMS * gram + experts + working)
+        most = max(most, int(layer * LAYERS[method]) + MAPS * one + GRAMS * gram + experts + working + scores)
     return most
 
 

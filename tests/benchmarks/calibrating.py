@@ -103,10 +103,11 @@ def memory(source: Path, text: Windows) -> None:
     for method in CALIBRATED:
         made = plan(source, recipe_name="uniform", method=method)
         mx.clear_cache()
+        before = mx.get_active_memory()  # of the model that judges
         mx.reset_peak_memory()
         with tempfile.TemporaryDirectory() as folder:
             calibrate(made, text, Path(folder) / "store")
-        held, estimated = mx.get_peak_memory(), memory_bytes(made, text)
+        held, estimated = mx.get_peak_memory() - before, memory_bytes(made, text)
         print(f"{method}: held {held / 1e6:,.0f} MB, estimated {estimated / 1e6:,.0f} MB", flush=True)
 
 

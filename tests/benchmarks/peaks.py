@@ -137,7 +137,7 @@ def measure(
     gc.collect()
     mx.clear_cache()
     mx.reset_peak_memory()
-    use = Use(prompt=prompt, answer=ANSWER, chunk=chunk, marks=1)
+    use = Use(prompt=prompt, answer=ANSWER, chunk=chunk, marks=1, cut=False)
     tokens = [2 + index % 50 for index in range(prompt)]
     measured = answered(model, tokens, chunk, drafter)
     kernels = Kernels(backend=device.backend(), itemsize=4)
