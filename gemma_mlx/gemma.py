@@ -389,9 +389,8 @@ class Gemma:
 
         Args:
             cache: that will read the prompt.
-            tokens: of the prompt.
+            tokens: of the prompt; with `cut` they are read to positions that are marked, and not only chunk by chunk.
             options: how it was to be answered.
-            cut: whether it is read to positions that are marked, and not only chunk by chunk.
 
         Raises:
             MemoryLimitError: `memory` says that the prompt does not fit.
@@ -431,8 +430,7 @@ class Gemma:
 
         Args:
             system: instructions that stand before the first message.
-            options: `kv_bits`, `tools`, `think` and `languages` of a `Session`, and fields of `Options`, which override
-                the checkpoint's defaults.
+            options: `kv_bits`, `tools`, `think` and `languages`, and fields of `Options` in place of the defaults.
         """
         from gemma_mlx.session import Session
 
