@@ -12,7 +12,7 @@ PEERS_VENV ?= .venv-peers
 
 help:
 	@echo 'make chat        talk to a Gemma: MODEL=path-or-name, else the model in the box'
-	@echo 'make test        the tests, about twelve minutes on two cores; ARGS=... goes to pytest'
+	@echo 'make test        the tests, about fifteen minutes on two cores; ARGS=... goes to pytest'
 	@echo 'make lint        ruff check, ruff format --check, mypy --strict'
 	@echo 'make format      let ruff rewrite what it can'
 	@echo 'make docs        write docs/reference from the code; `make docs-check` only compares'

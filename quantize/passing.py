@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gemma_mlx.spec import DecoderSpec, DrafterSpec, ExpertsSpec, LayerSpec, StackSpec
+from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderSpec, ExpertsSpec, LayerSpec, StackSpec
 
 if TYPE_CHECKING:
     from gemma_mlx.quantize.memory import Kernels
@@ -22,6 +22,7 @@ CPU_HIDDEN: Final = 5.0
 CPU_WIDTH: Final = 4.0
 CPU_STREAM: Final = 7.0  # in layers with experts, where it is not covered by the hidden activations
 CPU_FLOOR: Final = 3 << 20
+CPU_ENCODER: Final = 1 << 20  # more, of models that make vectors: packed ones lay up to 0.6 MB above the estimate
 # Of a token's experts: gate, up and their product; and what is gathered for them, leaves them and is put in order.
 EXPERTS_HIDDEN, EXPERTS_WIDTH = 3.0, 4.0
 DENSE_BESIDE: Final = 3.0  # hidden activations of the dense feed-forward beside the experts
@@ -50,7 +51,8 @@ def passing(spec: StackSpec, batch: int, queries: int, scores: int, kernels: Ker
     if kernels.backend == "metal":
         return int(METAL_FLOOR + METAL_CHUNK * min(1.0, positions / 1024) ** 0.6)
     logits = LOGITS * batch * spec.vocab * 4  # after the layers, when their arrays are gone
-    return CPU_FLOOR + max(_on_cpu(spec, positions, scores, kernels), logits)
+    floor = CPU_FLOOR + (CPU_ENCODER if isinstance(spec, EncoderSpec) else 0)
+    return floor + max(_on_cpu(spec, positions, scores, kernels), logits)
 
 
 def _on_cpu(spec: StackSpec, positions: int, scores: int, kernels: Kernels) -> int:

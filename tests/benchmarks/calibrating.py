@@ -71,22 +71,24 @@ def _log_probabilities(model: Any, tokens: Sequence[int]) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def ways(recipes: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def ways(recipes: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is compared, each with the arguments of `plan`."""
     for recipe in recipes:
         yield f"--recipe {recipe}", {"recipe_name": recipe}
         yield f"--recipe {recipe} --clip", {"recipe_name": recipe, "clip": True}
-        for method in CALIBRATED:
+        for method in methods:
             yield f"--recipe {recipe} --method {method}", {"recipe_name": recipe, "method": method}
 
 
-def compare(source: Path, text: Windows, judged: dict[str, Windows], recipes: Sequence[str]) -> None:
+def compare(
+    source: Path, text: Windows, judged: dict[str, Windows], recipes: Sequence[str], methods: Sequence[str]
+) -> None:
     """Prints the table."""
     teacher = gemma_mlx.load(source, mx.float32)
     print(f"calibrated with {sum(map(len, text)):,} tokens; judged by", end=" ")
     print(", ".join(f"{name} ({sum(map(len, some)):,})" for name, some in judged.items()))
     with tempfile.TemporaryDirectory() as folder:
-        for number, (way, asked) in enumerate(ways(recipes)):
+        for number, (way, asked) in enumerate(ways(recipes, methods)):
             began = time.perf_counter()
             made = plan(source, **asked)
             calibration = Calibration(made, text) if made.calibrated else None
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--recipes", nargs="+", default=["uniform", "gemma"])
+    parser.add_argument("--methods", nargs="+", default=CALIBRATED)
     parser.add_argument("--windows", type=int, default=32, help="of 256 tokens, to calibrate with")
     parser.add_argument("--judged", type=int, default=24, help="windows, to judge another model by")
     asked = parser.parse_args()
@@ -133,7 +136,7 @@ def main() -> None:
     if asked.memory:
         memory(source, text)
     else:
-        compare(source, text, judged, asked.recipes)
+        compare(source, text, judged, asked.recipes, asked.methods)
 
 
 if __name__ == "__main__":
