@@ -32,9 +32,8 @@ from gemma_mlx.spec import (
 )
 from gemma_mlx.weights.quantized import Quantization
 
-How = Callable[
-    [str, int], Quantization | None
-]  # (path of a module, numbers in a row of its matrix) -> how it is packed
+# (path of a module, numbers in a row of its matrix) -> how it is packed.
+How = Callable[[str, int], Quantization | None]
 Spec = DecoderSpec | EncoderSpec
 
 NEURAL_GENERATION: Final = 17  # Apple GPUs with matrix units begin with that of the M5

@@ -21,6 +21,7 @@ from gemma_mlx.quantize.head import with_head
 from gemma_mlx.quantize.pack import CALIBRATED, Calibrated, Method, check_sound, is_on_lattice, pack, relative_error
 from gemma_mlx.quantize.recipe import DEFAULT, TOWER_MAPS, Recipe, format_of, packing, parse_keep, recipe
 from gemma_mlx.spec import DecoderSpec, DrafterSpec, EncoderDecoderSpec
+from gemma_mlx.weights.files import stamps
 from gemma_mlx.weights.header import TensorInfo
 from gemma_mlx.weights.load import BORROWED, Checkpoint, inspect
 from gemma_mlx.weights.names import COMPUTED
@@ -172,7 +173,7 @@ class Plan:
         files = {decision.source.file for decision in self.decisions}
         facts = {
             "versions": [__version__, importlib.metadata.version("mlx")],
-            "files": sorted([str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files),
+            "files": stamps(files),
             "config": self.config,
             "decisions": [
                 [one.source.name, one.method, *(asdict(output) for output in one.outputs)] for one in self.decisions

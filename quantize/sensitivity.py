@@ -38,6 +38,7 @@ from gemma_mlx.nn.attention import Lent
 from gemma_mlx.nn.decoder import Decoder, Lender
 from gemma_mlx.nn.encoder_decoder import EncoderDecoder
 from gemma_mlx.processor import Processor
+from gemma_mlx.quantize.divergence import log_probabilities
 from gemma_mlx.quantize.texts import KINDS, passages, windows
 from gemma_mlx.spec import DecoderSpec
 from gemma_mlx.weights.load import Checkpoint, load
@@ -342,12 +343,12 @@ def _divergences(model: Decoder, hidden: Float[mx.array, "R L dim"], pass_: _Pas
     L = hidden.shape[1]
     for first in range(0, L, _POSITIONS):
         some = hidden[:, first : first + _POSITIONS]
-        clean = _log_probabilities(model, some[:1])
+        clean = log_probabilities(model.logits(some[:1]))
         mx.eval(clean)
         for row, each in rows:
             if each == path:
                 setattr(owner, name, packed)
-            found[each] += _divergence(clean, _log_probabilities(model, some[row : row + 1]))
+            found[each] += _divergence(clean, log_probabilities(model.logits(some[row : row + 1])))
         setattr(owner, name, whole)
     return {each: total / L for each, total in found.items()}
 
@@ -363,11 +364,6 @@ def _error(weight: Float[mx.array, "rows columns"], packed: Any) -> float:
         off += cast(float, mx.square(made - some).sum().item())
         size += cast(float, mx.square(some).sum().item())
     return max(off / max(size, 1e-30), _LEAST_ERROR)
-
-
-def _log_probabilities(model: Decoder, hidden: mx.array) -> mx.array:
-    logits = model.logits(hidden).astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 def _divergence(clean: mx.array, other: mx.array) -> float:

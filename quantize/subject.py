@@ -153,9 +153,8 @@ def of(name: str, draft: str | None = None) -> Subject:
 def _of(name: str) -> Subject:
     if name == hub.DEMO or os.path.exists(os.path.expanduser(name)):
         return of_checkpoint(name, inspect(hub.resolve(name)))
-    known = {row.repository.lower(): row for row in catalog.rows() if row.repository}
-    if "/" not in name or name.strip().lower() in known:
-        row = known.get(name.strip().lower()) or catalog.meant(name).row
+    row = catalog.named(name.strip()) if "/" in name else catalog.meant(name).row
+    if row is not None:
         if row.repository is None or row.format not in READERS or packed_as(row) is not None:
             return of_row(row)
         name = row.repository  # only its files say how it is packed

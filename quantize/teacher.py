@@ -28,6 +28,7 @@ from gemma_mlx.gemma import Gemma
 from gemma_mlx.quantize.divergence import Said, said
 from gemma_mlx.quantize.reading import read, watched
 from gemma_mlx.quantize.texts import Passage, Window
+from gemma_mlx.weights.files import stamps
 from gemma_mlx.weights.load import Checkpoint
 
 TOP_K: Final = 256
@@ -93,7 +94,7 @@ def key(checkpoint: Checkpoint, read: Sequence[Window] | Sequence[Passage]) -> s
     files = {tensor.file for tensor in checkpoint.tensors.values()}
     facts = {
         "versions": [__version__, importlib.metadata.version("mlx")],
-        "files": sorted([str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files),
+        "files": stamps(files),
         "config": checkpoint.config,
         "computed": [device().backend, str(compute_dtype())],
         "kept": [TOP_K, PLACES],

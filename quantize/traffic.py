@@ -136,10 +136,6 @@ class Traffic:
             routed_bytes=nbytes["expert"] * self.asked,
         )
 
-    def kind_bytes(self, kind: Kind, how: How, itemsize: int = 2) -> int:
-        """Bytes of the matrices of a kind, stored as `how` says."""
-        return sum(_bytes(matrix, how, itemsize) for matrix in self.matrices if matrix.kind == kind)
-
     def table_bytes(self, how: How, itemsize: int = 2) -> int:
         """Bytes of the table of per-layer embeddings, stored as `how` says; 0 where there is none."""
         table = (matrix for matrix in self.matrices if matrix.path == TABLE)

@@ -15,6 +15,7 @@ from gemma_mlx import demo
 from gemma_mlx.quantize.calibrate.reading import windows as calibration
 from gemma_mlx.quantize.calibrate.run import Calibration
 from gemma_mlx.quantize.convert import quantize
+from gemma_mlx.quantize.divergence import full_divergence
 from gemma_mlx.quantize.plan import Plan, plan
 from gemma_mlx.quantize.target import Aim, plan_for
 from gemma_mlx.quantize.texts import passages, windows
@@ -41,22 +42,15 @@ def lost(source: Path, tmp_path: Path) -> Lost:
     whole = [list(tokens) for tokens in found if len(tokens) == LENGTH]
     judged = whole[:: len(whole) // JUDGED][:JUDGED]
     text = calibration(source, length=256, most=READ)
-    wanted = _log_probabilities(teacher, judged)
+    wanted = teacher.logits(judged)
 
     def measured(made: Plan) -> float:
         number = len(list(tmp_path.iterdir()))
         calibrated = Calibration(made, text) if made.calibrated else None
         student = gemma_mlx.load(quantize(made, tmp_path / f"{number}", calibration=calibrated).folder, mx.float32)
-        said = _log_probabilities(student, judged)
-        return (mx.exp(wanted) * (wanted - said)).sum(axis=-1).mean().item()  # type: ignore[return-value]
+        return full_divergence(wanted, student.logits(judged)).mean().item()  # type: ignore[return-value]
 
     return measured
-
-
-def _log_probabilities(gemma: gemma_mlx.Gemma, tokens: list[list[int]]) -> mx.array:
-    logits = gemma.logits(tokens)
-    made: mx.array = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return made
 
 
 def test_it_is_larger_and_knows_more() -> None:

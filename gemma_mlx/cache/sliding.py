@@ -130,9 +130,8 @@ def rows_held(window: int, prompt: int, chunk: int, decoded: int = 0) -> int:
     """
     rows = filled = 0
     whole, rest = divmod(prompt, chunk)
-    met: dict[
-        tuple[int, int], int
-    ] = {}  # buffer -> chunks left when it was like this: once the window is full, it recurs
+    # Buffer -> chunks left when it was like this: once the window is full, it recurs.
+    met: dict[tuple[int, int], int] = {}
     while whole:
         if (rows, filled) in met:
             whole %= met[rows, filled] - whole

@@ -213,10 +213,19 @@ def remove(name: str) -> int:
             alone = replace(cache, repos=frozenset((repo,)))
             alone.delete_revisions(*(revision.commit_hash for revision in repo.revisions)).execute()
     if found.repository.exists():  # nothing but unfinished files: huggingface_hub takes it for a damaged one
-        try:
-            shutil.rmtree(found.repository)
-        except OSError as error:
-            raise ModelNotFoundError(
-                f"{found.name} cannot be removed: {error.strerror or error}.", f"It lies in {found.repository}."
-            ) from error
+        delete(found.name, found.repository)
     return found.nbytes
+
+
+def delete(name: str, folder: Path) -> None:
+    """Removes the folder of a model.
+
+    Raises:
+        ModelNotFoundError: it cannot be removed.
+    """
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"{name} cannot be removed: {error.strerror or error}.", f"It lies in {folder}."
+        ) from error

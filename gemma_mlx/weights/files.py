@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -132,6 +132,11 @@ def located(folder: Path) -> Path:
             f"Name one: gemma chat '{folder / found[0]}'",
         )
     return folder / found[0]
+
+
+def stamps(files: Iterable[Path]) -> list[list[str | int]]:
+    """[path, bytes, time of the last change] of each file, sorted: the same only for the same files."""
+    return sorted([str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files)
 
 
 def stored_tensors(folder: Path) -> Stored:

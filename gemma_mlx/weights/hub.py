@@ -124,8 +124,7 @@ class Here:
     @property
     def nbytes(self) -> int:
         """Of the files of its weights."""
-        files = [self.folder] if self.folder.is_file() else self.folder.glob("model*.safetensors")
-        return sum(file.stat().st_size for file in files)
+        return _weight_bytes(self.folder)
 
 
 def short(name: str) -> Meant | None:
@@ -278,7 +277,7 @@ def _scan() -> Iterator[Installed]:
             if kind not in registry.MODULES:
                 continue
             spec = registry.match(config).spec
-            files = [path.stat().st_size for path in folder.glob("model*.safetensors")]
+            nbytes = _weight_bytes(folder)
             modified = (folder / "config.json").stat().st_mtime
         except (GemmaError, OSError):  # no Gemma we run, or gone while we looked
             continue
@@ -288,11 +287,17 @@ def _scan() -> Iterator[Installed]:
             model_type=str(kind),
             embeds=isinstance(spec, EncoderSpec),
             drafts=isinstance(spec, DrafterSpec),
-            nbytes=sum(files),
+            nbytes=nbytes,
             modified=modified,
             chats=_has_template(folder),
             judges=_judges(name, folder),
         )
+
+
+def _weight_bytes(model: Path) -> int:
+    """Of the files that hold the weights of a folder, or of the one GGUF file that a model is."""
+    files = [model] if model.is_file() else model.glob("model*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
 def _has_template(folder: Path) -> bool:

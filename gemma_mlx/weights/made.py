@@ -5,13 +5,13 @@ Beside the Hugging Face cache and not in it, whose folders are huggingface_hub's
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemma_mlx import catalog
 from gemma_mlx.catalog import Row
 from gemma_mlx.errors import ModelNotFoundError
+from gemma_mlx.weights import cached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,5 @@ def remove(made: Made) -> int:
         ModelNotFoundError: it cannot be removed.
     """
     nbytes = made.nbytes
-    try:
-        shutil.rmtree(made.folder)
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"{made.name} cannot be removed: {error.strerror or error}.", f"It lies in {made.folder}."
-        ) from error
+    cached.delete(made.name, made.folder)
     return nbytes

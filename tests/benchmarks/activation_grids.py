@@ -22,6 +22,7 @@ import mlx.nn as nn
 
 import gemma_mlx
 from gemma_mlx.gemma import Gemma
+from gemma_mlx.quantize.divergence import full_divergence
 from gemma_mlx.weights.hub import resolve
 from gemma_mlx.weights.quantized import leaves
 
@@ -53,16 +54,14 @@ def main() -> None:
     tokens = teacher.processor.tokenizer.encode(HELD_OUT.read_text(encoding="utf-8"))
     texts = [[teacher.start, *tokens[at : at + CHUNK]] for at in range(0, CHUNK * CHUNKS * 2, CHUNK)]
     judged, seen = texts[:CHUNKS], texts[CHUNKS:]
-    wanted = [_log_probabilities(teacher, text) for text in judged]
+    wanted = [teacher.logits(text) for text in judged]
     steps = _steps(seen)
     with tempfile.TemporaryDirectory() as folder:
         for bits in (8, 4):
             packed = Path(folder) / str(bits)
             _write(source, packed, steps, bits)
             on, off = (gemma_mlx.load(packed, mx.float32, grids=grids) for grids in (True, False))
-            logs = {
-                name: [_log_probabilities(each, text) for text in judged] for name, each in (("on", on), ("off", off))
-            }
+            logs = {name: [each.logits(text) for text in judged] for name, each in (("on", on), ("off", off))}
             with_them, without = (_divergence(wanted, logs[name]) for name in ("on", "off"))
             print(
                 f"{bits} bits: grids change {_divergence(logs['off'], logs['on']):.5f}; "
@@ -115,13 +114,8 @@ def _time(gemma: Gemma) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _log_probabilities(model: Any, tokens: list[int]) -> mx.array:
-    logits = model.logits(tokens)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
 def _divergence(wanted: list[mx.array], found: list[mx.array]) -> float:
-    each = [(mx.exp(p) * (p - q)).sum(axis=-1) for p, q in zip(wanted, found, strict=True)]
+    each = [full_divergence(before, after) for before, after in zip(wanted, found, strict=True)]
     return float(mx.concatenate([one.reshape(-1) for one in each]).mean().item())
 
 

@@ -31,6 +31,7 @@ from gemma_mlx import demo
 from gemma_mlx.quantize.calibrate.reading import windows as calibration
 from gemma_mlx.quantize.calibrate.run import Calibration
 from gemma_mlx.quantize.convert import quantize
+from gemma_mlx.quantize.divergence import full_divergence
 from gemma_mlx.quantize.plan import Plan, plan
 from gemma_mlx.quantize.target import Aim, plan_for
 from gemma_mlx.quantize.texts import passages, windows
@@ -80,23 +81,17 @@ class Judge:
             *(window.tokens for window in windows(passages("judge"), teacher.processor, LENGTH)[::EVERY]),
             *questions,
         ]
-        self._wanted = [_log_probabilities(teacher, text) for text in self._texts]
+        self._wanted = [teacher.logits(list(text)) for text in self._texts]
+        mx.eval(self._wanted)
 
     def divergence(self, folder: Path) -> float:
         """Mean of all positions, in nats."""
         student = gemma_mlx.load(folder, mx.float32)
         total = sum(
-            (mx.exp(log_p) * (log_p - _log_probabilities(student, text))).sum().item()
-            for text, log_p in zip(self._texts, self._wanted, strict=True)
+            full_divergence(logits, student.logits(list(text))).sum().item()
+            for text, logits in zip(self._texts, self._wanted, strict=True)
         )
         return total / sum(map(len, self._texts))
-
-
-def _log_probabilities(model: gemma_mlx.Gemma, tokens: Sequence[int]) -> mx.array:
-    logits = model.logits(list(tokens))
-    logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    mx.eval(logits)
-    return logits
 
 
 def _converted(source: Path, target: Path, asked: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from gemma_mlx.quantize.calibrate.memory import memory_bytes
 from gemma_mlx.quantize.calibrate.reading import windows
 from gemma_mlx.quantize.calibrate.run import Calibration, calibrate
 from gemma_mlx.quantize.convert import quantize
+from gemma_mlx.quantize.divergence import full_divergence
 from gemma_mlx.quantize.pack import CALIBRATED
 from gemma_mlx.quantize.plan import plan
 from gemma_mlx.quantize.texts import passages
@@ -61,14 +62,9 @@ def divergence(teacher: gemma_mlx.Gemma, folder: Path, texts: Windows) -> float:
     """Mean over all positions, in nats."""
     student, total = gemma_mlx.load(folder, mx.float32), 0.0
     for tokens in texts:
-        log_p, log_q = (_log_probabilities(model, tokens) for model in (teacher, student))
-        total += (mx.exp(log_p) * (log_p - log_q)).sum().item()  # type: ignore[operator]
+        before, after = (model.logits(list(tokens)) for model in (teacher, student))
+        total += full_divergence(before, after).sum().item()  # type: ignore[operator]
     return total / sum(map(len, texts))
-
-
-def _log_probabilities(model: Any, tokens: Sequence[int]) -> mx.array:
-    logits: mx.array = model.logits(list(tokens))
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 def ways(recipes: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -15,6 +15,7 @@ import gemma_mlx
 from gemma_mlx.cache.decoder import DecoderCache
 from gemma_mlx.generate.measure import count_operations
 from gemma_mlx.nn.decoder import Decoder
+from gemma_mlx.quantize.divergence import full_divergence
 from tests.tiny import tiny_config, tiny_model
 
 BITS: Final = (None, 8, 4)
@@ -70,8 +71,7 @@ def main() -> None:
     plain = read(demo.decoder, list(ids), demo.decoder.make_cache())
     for bits in BITS[1:]:
         packed = read(demo.decoder, list(ids), demo.decoder.make_cache(kv_bits=bits))
-        first, second = (logits - mx.logsumexp(logits, axis=-1, keepdims=True) for logits in (plain, packed))
-        divergence = (mx.exp(first) * (first - second)).sum(axis=-1)
+        divergence = full_divergence(plain, packed)
         error = mx.sqrt(mx.mean((packed - plain) ** 2)).item()
         print(f"demo, {bits} bits, {len(plain)} tokens: logits move by {error:.4f} (root mean square), mean KL "
               f"{mx.mean(divergence).item():.1e}, largest {mx.max(divergence).item():.1e}")  # fmt: skip

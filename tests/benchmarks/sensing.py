@@ -18,6 +18,7 @@ from typing import Any, Final
 import mlx.core as mx
 
 import gemma_mlx
+from gemma_mlx.quantize.divergence import full_divergence
 from gemma_mlx.quantize.sensitivity import calibration, known, measure
 from gemma_mlx.weights.hub import DEMO, resolve
 from gemma_mlx.weights.quantized import leaves
@@ -35,7 +36,8 @@ def main(name: str) -> None:
     print(f"{len(found.losses)} matrices measured on {found.tokens} tokens in {time.perf_counter() - began:.1f} s")
     guessed = known(list(found.losses), len(gemma.decoder.spec.layers)).losses
     chunks = _texts(gemma, name)[:: max(len(_texts(gemma, name)) // CHUNKS, 1)][:CHUNKS]
-    clean = [_log_probabilities(gemma, chunk) for chunk in chunks]
+    clean = [gemma.logits(chunk) for chunk in chunks]
+    mx.eval(clean)
     modules = dict(leaves(gemma.model))
     real, parts = {}, defaultdict(float)
     for path, cost in found.losses.items():
@@ -44,8 +46,8 @@ def main(name: str) -> None:
         module.weight = mx.dequantize(*mx.quantize(weight.astype(mx.bfloat16), 64, 4), 64, 4).astype(mx.float32)
         error: Any = (mx.square(module.weight - weight).sum() / mx.square(weight).sum()).item()
         losses = [
-            (mx.exp(log_p) * (log_p - _log_probabilities(gemma, chunk))).sum(axis=-1).mean().item()
-            for chunk, log_p in zip(chunks, clean, strict=True)
+            full_divergence(logits, gemma.logits(chunk)).mean().item()
+            for chunk, logits in zip(chunks, clean, strict=True)
         ]
         module.weight = weight
         real[path] = sum(losses) / len(losses)  # type: ignore[arg-type]
@@ -56,13 +58,6 @@ def main(name: str) -> None:
     for what, losses_of in (("measured", found.losses), ("known", guessed)):
         predicted = [losses_of[path] for path in real]
         print(f"rank correlation of what is {what} with what is: {_correlation(predicted, list(real.values())):.3f}")
-
-
-def _log_probabilities(gemma: Any, tokens: Sequence[int]) -> mx.array:
-    logits = gemma.logits(tokens)
-    logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    mx.eval(logits)
-    return logits  # type: ignore[no-any-return]
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> float:
